@@ -1,0 +1,43 @@
+"""The command line of the converter: `python -m convert train | quantize | verify | evaluate | baseline`."""
+
+import argparse
+import importlib
+import sys
+
+from models import UserError
+
+# Each step is a module of the same name with `configure(parser)` and `main(args) -> exit code`.
+# Only the one asked for does its heavy imports, so that `--help` and `verify` answer at once.
+STEPS = {
+    "train": "pictures and labels -> checkpoint",
+    "quantize": "checkpoint and a few pictures -> integer-only .tflite with its card",
+    "verify": "prove that a .tflite file is integer-only",
+    "evaluate": "score a .tflite file on labelled pictures",
+    "baseline": "checkpoint or integer file -> float32, dynamic-range or stock int8 .tflite, to compare with",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one step; a `UserError` is printed as one sentence and answered with exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m convert",
+        description="Turn Segmenter models into integer-only TFLite files.",
+    )
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    for name, purpose in STEPS.items():
+        module = importlib.import_module(f"convert.{name}")
+        step = steps.add_parser(
+            name, help=purpose, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.configure(step)
+        step.set_defaults(run=module.main)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
