@@ -67,7 +67,9 @@ def card(name_or_path: str | Path) -> Card:
     path = resolve(name_or_path)
     beside = path.with_suffix(".json")
     try:
-        details = json.loads(beside.read_text()) if beside.is_file() else {"classes": embedded_classes(path)}
+        details: dict[str, Any] = (
+            json.loads(beside.read_text()) if beside.is_file() else {"classes": embedded_classes(path)}
+        )
         classes = tuple(ClassInfo(entry["name"], _rgb(entry["color"])) for entry in details["classes"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -1,0 +1,294 @@
+"""Write the re-parameterised network down as TFLite operators on integers.
+
+`IntegerOps` gives the steps of `convert/forward.py` their third meaning: each becomes one to six builtin operators,
+chosen for what LiteRT's XNNPACK runs in int8 on all threads. Activations are symmetric int8 unless said otherwise;
+the right-hand side of a product must be (XNNPACK takes zero point 0 only there).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.checkpoint import Config
+from convert.fold import PIXEL_ZERO, Folded
+from convert.forward import segmenter
+from convert.graph import Graph, Tensor, constant
+
+ACTIVATIONS = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
+
+# exp(d) for d in [EXP_FLOOR, 0]: below, exp(d) rounds to 0 of 255.
+EXP_FLOOR = -6.3
+# Row sums are measured with three rulers at once, for sums up to 4, up to 32 and up to the number of tokens.
+RULERS = (4.0, 32.0)
+# The sum of squares of a token, as an index: shifted right so that the largest possible one fits into the table.
+NORM_TABLE = 1 << 12
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Everything the graph needs in numbers.
+
+    Attributes:
+        limits: for each named result of the network the largest magnitude its int8 holds (`.../roots`: the smallest
+            row sum, `.../factor`: the largest factor of a norm).
+        kernels: for each linear step the int8 kernel [in, out] and its scale per output.
+        folded: the float arrays, for biases and embeddings.
+    """
+
+    limits: dict[str, float]
+    kernels: dict[str, tuple[NDArray[np.int8], NDArray[np.float64]]]
+    folded: Folded
+
+
+def build(quantised: Quantised, config: Config, output: str = "full") -> Graph:
+    """Return the integer graph, uint8 frame to uint8 class map.
+
+    Args:
+        quantised: ranges and weights.
+        config: dimensions of the network.
+        output: "full" for class ids at the input's size, "grid" for one id every `stride` pixels.
+    """
+    ops = IntegerOps(quantised, config)
+    pixels = Tensor("frame", (1, config.height, config.width, 3), np.uint8, 1.0, PIXEL_ZERO)
+    ops.graph.source = pixels
+    scores = segmenter(ops, config, ops.graph.add("QUANTIZE", (pixels,), "pixels", pixels.shape, scale=1.0))
+    ops.graph.sink = ops.class_map(scores, config.stride if output == "full" else 1)
+    return ops.graph
+
+
+class IntegerOps:
+    """The steps of `convert/forward.py`, appended to `graph` as integer operators."""
+
+    def __init__(self, quantised: Quantised, config: Config) -> None:
+        self.graph, self.config = Graph(), config
+        self.limits, self.kernels, self.folded = quantised.limits, quantised.kernels, quantised.folded
+        self._constants: dict[str, Tensor] = {}
+
+    def scale(self, name: str) -> float:
+        """Return the scale of a symmetric int8 result."""
+        return float(np.float32(self.limits[name] / 127))
+
+    def patches(self, name: str, pixels: Tensor) -> Tensor:
+        config = self.config
+        kernel, scales = self.kernels[name]
+        weights = constant(f"{name}/kernel", np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)), scales)
+        bias = self._bias(name, pixels.step, scales)
+        x = self.graph.add(
+            "CONV_2D", (pixels, weights, bias), name, (1, *config.grid, config.dim), scale=self.scale(name),
+            table="Conv2DOptions", padding=1, strideW=config.patch, strideH=config.patch,
+        )  # fmt: skip
+        x = self.reshape(x, (1, config.tokens, config.dim))
+        return self.add(f"{name}/sum", x, self._embedding("position"))
+
+    def _embedding(self, name: str, scale: float | None = None) -> Tensor:
+        values = self.folded[name][np.newaxis]
+        scale = scale or float(np.float32(np.abs(values).max() / 127))
+        return constant(name, _int8(values / scale), scale)
+
+    def _bias(self, name: str, step: float, scales: NDArray[np.float64]) -> Tensor:
+        scales = step * scales
+        values = np.round(self.folded[f"{name}/bias"] / scales)
+        return constant(f"{name}/bias", values.astype(np.int32), scales)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """x / rms(x): the exact int32 sum of squares, shifted into the index of a table of 1/sqrt."""
+        add, dim, rows = self.graph.add, self.config.dim, x.shape[1]
+        wide = add("CAST", (x,), f"{name}/wide", x.shape, np.int32, **_CAST_TO_INT32)
+        squares = add("MUL", (wide, wide), f"{name}/squares", x.shape, np.int32, table="MulOptions")
+        total = self._sum(squares, f"{name}/total")
+        shift = max(0, (dim * 127**2).bit_length() - NORM_TABLE.bit_length() + 1)
+        index = add(
+            "RIGHT_SHIFT", (total, self._shared("shift", np.array([shift], np.int32))), f"{name}/shifted",
+            (1, rows, 1), np.int32, table="RightShiftOptions",
+        )  # fmt: skip
+        return self._norm_factor(name, x, index, shift)
+
+    def _norm_factor(self, name: str, x: Tensor, index: Tensor, shift: int) -> Tensor:
+        config = self.config
+        epsilon = config.decoder_epsilon if name.startswith("decoder") else config.encoder_epsilon
+        middle = (np.arange((config.dim * 127**2 >> shift) + 1) + 0.5) * 2**shift  # of the sums an index stands for
+        factors = 1 / np.sqrt(middle * x.step**2 / config.dim + epsilon)
+        factor = self._look_up(f"{name}/factor", factors, self.limits[f"{name}/factor"], index)
+        return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+
+    def _look_up(self, name: str, values: NDArray[np.float64], limit: float, index: Tensor) -> Tensor:
+        """Gather from an int8 table; every index the operator can meet is inside, `verify` proves it."""
+        scale = float(np.float32(limit / 127))
+        table = self._shared(f"{name}/table", _int8(values / scale), scale)
+        shape = index.shape
+        return self.graph.add("GATHER", (table, index), name, shape, scale=scale, table="GatherOptions", axis=0)
+
+    def linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
+        kernel, scales = self.kernels[name]
+        weights = constant(f"{name}/kernel", np.ascontiguousarray(kernel.T), scales)
+        inputs = (x, weights, self._bias(name, x.step, scales))
+        shape, scale, zero_point = (*x.shape[:-1], kernel.shape[1]), self.scale(name), 0
+        if activation == "relu":  # half the range would stay empty: zero point -128 uses it, for free
+            scale, zero_point = float(np.float32(self.limits[name] / 255)), -128
+        result = f"{name}/before" if activation == "gelu" else name
+        if activation == "gelu":
+            scale = self.scale(result)
+        y = self.graph.add(
+            "FULLY_CONNECTED", inputs, result, shape, scale=scale, zero_point=zero_point,
+            table="FullyConnectedOptions", keepNumDims=True,
+            fusedActivationFunction=ACTIVATIONS["relu" if activation == "relu" else None],
+        )  # fmt: skip
+        if activation == "gelu":
+            y = self.graph.add("GELU", (y,), name, shape, scale=self.scale(name), table="GeluOptions")
+        return y
+
+    def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.config
+        tokens, heads = qkv.shape[1], config.heads
+        split = self.reshape(qkv, (1, tokens, 3 * heads, config.head_dim))
+        turned = self._transpose(split, (0, 2, 1, 3))
+        q, k, v = (self._slice(turned, 1, part * heads, heads, f"{qkv.name}/{'qkv'[part]}") for part in range(3))
+        return q, k, v
+
+    def merge(self, x: Tensor) -> Tensor:
+        return self.reshape(self._transpose(x, (0, 2, 1, 3)), (1, x.shape[2], self.config.dim))
+
+    def matmul(self, name: str, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
+        columns = b.shape[-2] if transpose else b.shape[-1]
+        return self.graph.add(
+            "BATCH_MATMUL", (a, b), name, (*a.shape[:-1], columns), scale=self.scale(name),
+            table="BatchMatMulOptions", adjY=transpose,
+        )  # fmt: skip
+
+    def exp(self, name: str, scores: Tensor) -> Tensor:
+        """exp(d) = ELU(d) + 1 for d <= 0, and int8 ELU is an XNNPACK table where int8 EXP is not.
+
+        With 0 at the top of the range ELU's integers are already those of exp; adding 1 moves the zero point only.
+        """
+        add, shape = self.graph.add, scores.shape
+        axis = self._shared("last axis", np.array([len(shape) - 1], np.int32))
+        largest = add(
+            "REDUCE_MAX", (scores, axis), f"{name}/largest", (*shape[:-1], 1), scale=scores.step,
+            table="ReducerOptions", keepDims=True,
+        )  # fmt: skip
+        step = float(np.float32(-EXP_FLOOR / 255))
+        below = add("SUB", (scores, largest), f"{name}/below", shape, scale=step, zero_point=127, table="SubOptions")
+        elu = add("ELU", (below,), f"{name}/elu", shape, scale=1 / 255, zero_point=127)
+        one = self._shared("one", np.full((1, 1, 1, 1), 127, np.int8), 1 / 127)
+        return add("ADD", (elu, one), name, shape, scale=1 / 255, zero_point=-128, table="AddOptions")
+
+    def roots(self, name: str, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Look 1/sqrt(row sum) up twice: a, and b so that a b is 1 / row sum in spite of a's rounding.
+
+        One FULLY_CONNECTED measures the sum with three rulers (fine ones saturate early); the three readings added
+        are an index that is fine for peaked rows and covers flat ones.
+        """
+        tokens = e.shape[-1]
+        rulers = np.minimum(np.array([*RULERS, tokens]), tokens)
+        ones = constant("rulers", np.full((len(rulers), tokens), 127, np.int8), 1 / (127 * rulers))
+        weights = self._constants.setdefault(f"rulers/{tokens}", ones)
+        shape = (*e.shape[:-1], len(rulers))
+        readings = self.graph.add(
+            "FULLY_CONNECTED", (e, weights), f"{name}/readings", shape, scale=1 / 255, zero_point=-128,
+            table="FullyConnectedOptions", keepNumDims=True,
+        )  # fmt: skip
+        wide = self.graph.add("CAST", (readings,), f"{name}/wide", shape, np.int32, **_CAST_TO_INT32)
+        total = self._sum(wide, f"{name}/total")
+        lowest = self._shared("lowest", np.array([128 * len(rulers)], np.int32))
+        index = self.graph.add("ADD", (total, lowest), f"{name}/index", total.shape, np.int32, table="AddOptions")
+        sums = _sum_of_index(rulers)
+        limit = self.limits[name] ** -0.5
+        a = self._look_up(f"{name}/before", sums**-0.5, limit, index)
+        exact = _int8(sums**-0.5 / (limit / 127)) * (limit / 127)
+        return a, self._look_up(f"{name}/after", 1 / (sums * exact), limit, index)
+
+    def scale_rows(self, name: str, x: Tensor, factor: Tensor) -> Tensor:
+        scale, zero_point = self.scale(name), 0
+        if x.zero_point == -128:  # weights are never negative
+            scale, zero_point = float(np.float32(self.limits[name] / 255)), -128
+        return self.graph.add(
+            "MUL", (x, factor), name, x.shape, scale=scale, zero_point=zero_point, table="MulOptions"
+        )
+
+    def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        return self.graph.add("ADD", (x, y), name, x.shape, scale=self.scale(name), table="AddOptions")
+
+    def append_classes(self, x: Tensor) -> Tensor:
+        classes = self._embedding("classes", x.step)
+        shape = (1, x.shape[1] + self.config.classes, self.config.dim)
+        return self.graph.add(
+            "CONCATENATION", (x, classes), "tokens", shape, scale=x.step, table="ConcatenationOptions", axis=1
+        )
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens, classes = self.config.tokens, self.config.classes
+        return self._slice(x, 1, 0, tokens, "head/patches"), self._slice(x, 1, tokens, classes, "head/tokens")
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        target = self._shared(f"shape {shape}", np.array(shape, np.int32))
+        return self.graph.add("RESHAPE", (x, target), f"{x.name}/reshaped", shape, x.dtype,
+                              x.scale, x.zero_point)  # fmt: skip
+
+    def class_map(self, scores: Tensor, repeat: int) -> Tensor:
+        """Scores 1xNx(K S) -> uint8 class ids, each sub-patch in its place and repeated over its pixels."""
+        config, add = self.config, self.graph.add
+        (rows, columns), sub = config.grid, config.sub
+        by_class = self.reshape(scores, (config.tokens, config.classes, sub * sub))
+        axis = self._shared("class axis", np.array([1], np.int32))
+        shape = (config.tokens, sub * sub)
+        best = add("ARG_MAX", (by_class, axis), "best", shape, np.int32, table="ArgMaxOptions", outputType=2)
+        ids = add("CAST", (best,), "ids", shape, np.uint8, table="CastOptions", inDataType=2, outDataType=3)
+        ids = self._transpose(self.reshape(ids, (rows, columns, sub, sub)), (0, 2, 1, 3))
+        height, width = rows * sub, columns * sub
+        if repeat == 1:
+            return self.reshape(ids, (1, height, width))
+        ids = self._repeat(self.reshape(ids, (height * width, 1)), repeat)  # [h w, r]: along the rows
+        ids = self._repeat(self.reshape(ids, (height, 1, width * repeat)), repeat)  # [h, r, W]: down the columns
+        return self.reshape(ids, (1, height * repeat, width * repeat))
+
+    def _repeat(self, x: Tensor, times: int) -> Tensor:
+        shape = (x.shape[0], times, *x.shape[2:])
+        return self.graph.add(
+            "CONCATENATION", (x,) * times, f"{x.name}/repeated", shape, x.dtype, table="ConcatenationOptions", axis=1
+        )
+
+    def _sum(self, x: Tensor, name: str) -> Tensor:
+        """Sum int32 values over the last axis, exactly."""
+        axis = self._shared("last axis", np.array([len(x.shape) - 1], np.int32))
+        shape = (*x.shape[:-1], 1)
+        return self.graph.add("SUM", (x, axis), name, shape, np.int32, table="ReducerOptions", keepDims=True)
+
+    def _transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
+        shape = tuple(x.shape[axis] for axis in order)
+        permutation = self._shared(f"order {order}", np.array(order, np.int32))
+        return self.graph.add(
+            "TRANSPOSE", (x, permutation), f"{x.name}/turned", shape, x.dtype, x.scale, x.zero_point,
+            table="TransposeOptions",
+        )  # fmt: skip
+
+    def _slice(self, x: Tensor, axis: int, start: int, size: int, name: str) -> Tensor:
+        begin, shape = [0] * len(x.shape), list(x.shape)
+        begin[axis], shape[axis] = start, size
+        first = self._shared(f"first {begin}", np.array(begin, np.int32))
+        sizes = self._shared(f"shape {tuple(shape)}", np.array(shape, np.int32))
+        return self.graph.add(
+            "SLICE", (x, first, sizes), name, tuple(shape), scale=x.step, zero_point=x.zero_point, table="SliceOptions"
+        )
+
+    def _shared(self, name: str, data: NDArray[Any], scale: float | None = None) -> Tensor:
+        """Return the constant of this name and content, made at its first use."""
+        key = f"{name} {data.tobytes()!r} {scale}"
+        return self._constants.setdefault(key, constant(name, data, scale))
+
+
+_CAST_TO_INT32 = {"table": "CastOptions", "inDataType": 9, "outDataType": 2}  # TensorType INT8, INT32
+
+
+def _int8(values: NDArray[np.float64]) -> NDArray[np.int8]:
+    return np.clip(np.round(values), -127, 127).astype(np.int8)
+
+
+def _sum_of_index(rulers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the row sum that each index stands for: the mean of the sums whose readings add up to it."""
+    sums = np.geomspace(0.5, 1.2 * rulers[-1], 200_000)
+    index = np.minimum(np.round(255 * sums[:, np.newaxis] / rulers), 255).sum(-1).astype(int)
+    known, where = np.unique(index, return_inverse=True)
+    means = np.bincount(where, sums) / np.bincount(where)
+    return np.interp(np.arange(255 * len(rulers) + 1), known, means)

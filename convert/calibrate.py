@@ -1,0 +1,94 @@
+"""Choose the numbers of the integer graph: the range of every result from a few pictures, and the int8 weights."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert import floats
+from convert.build import EXP_FLOOR, Quantised
+from convert.checkpoint import Config
+from convert.fold import Folded
+
+Sample = NDArray[np.float32]
+
+# Shares of the largest magnitude tried as the limit of int8: a tighter one rounds finer and cuts off more.
+SHARES = np.geomspace(0.15, 1.0, 40)
+KEPT = 20_000  # values of each result kept from each picture
+# Norms and row sums outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
+FACTOR_HEADROOM = 1.5
+
+
+def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) -> dict[str, float]:
+    """Run the float network on pictures and return the limit of every named result.
+
+    Args:
+        folded: the re-parameterised network.
+        pictures: 1xHxWx3 uint8 RGB, as `models.preprocess` gives them.
+        seed: of the values kept.
+    """
+    rng = np.random.default_rng(seed)
+    kept: dict[str, list[Sample]] = {}
+
+    def watch(name: str, values: Any) -> None:
+        kept.setdefault(name, []).append(_sample(name, values, rng))
+
+    for pixels in pictures:
+        floats.scores(folded, config, pixels, watch)
+    return {name: _limit(name, np.concatenate(samples)) for name, samples in kept.items()}
+
+
+def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
+    if name.endswith("/scores") and not name.startswith("head"):
+        # Scores far below their row's largest become 0 whatever their value: let them be cut off.
+        values = values[values > values.max(-1, keepdims=True) + EXP_FLOOR]
+    values = np.ravel(values)
+    if name.endswith(("/roots", "/factor")):
+        return np.asarray(values)
+    extremes = values[[values.argmin(), values.argmax()]]
+    return np.concatenate([rng.choice(values, min(KEPT, values.size)), extremes])
+
+
+def _limit(name: str, values: Sample) -> float:
+    if name.endswith("/roots"):
+        return max(1.0, float(values.min()))  # a row's largest exponential is 1
+    if name.endswith("/factor"):
+        return float(values.max()) * FACTOR_HEADROOM
+    return clip_limit(values, levels=255 if values.min() >= 0 else 127)
+
+
+def clip_limit(values: Sample, levels: int = 127) -> float:
+    """Return the magnitude at which cutting off costs as much as rounding saves (least squared error)."""
+    magnitudes = np.abs(values)
+    largest = max(float(magnitudes.max()), 1e-6)
+    errors = []
+    for share in SHARES:
+        step = largest * share / levels
+        errors.append(np.square(magnitudes - np.minimum(np.round(magnitudes / step), levels) * step).mean())
+    return float(largest * SHARES[int(np.argmin(errors))])
+
+
+def quantise_kernel(kernel: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Round a kernel [..., out] to int8 with the best scale per output in squared error."""
+    flat = np.abs(kernel.reshape(-1, kernel.shape[-1]))
+    largest = np.maximum(flat.max(0), 1e-9)
+    best, scales = np.full(len(largest), np.inf), largest / 127
+    for share in np.linspace(0.7, 1.0, 16):
+        step = largest * share / 127
+        error = np.square(flat - np.minimum(np.round(flat / step), 127) * step).sum(0)
+        scales = np.where(error < best, step, scales)
+        best = np.minimum(error, best)
+    scales = scales.astype(np.float32).astype(np.float64)
+    return np.clip(np.round(kernel / scales), -127, 127).astype(np.int8), scales
+
+
+def quantise(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
+    """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
+    limits = calibrate(folded, config, pictures)
+    kernels = {
+        name.removesuffix("/kernel"): quantise_kernel(array)
+        for name, array in folded.items()
+        if name.endswith("/kernel")
+    }
+    return Quantised(limits, kernels, folded)

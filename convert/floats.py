@@ -1,0 +1,104 @@
+"""The re-parameterised network in float, with an eye on every tensor: calibration and the float side of each check."""
+
+from collections.abc import Callable
+from math import erf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.checkpoint import Config
+from convert.fold import PIXEL_ZERO, Folded
+from convert.forward import segmenter
+
+Array = NDArray[np.float32]
+Watch = Callable[[str, Array], None]
+
+_ERF = np.vectorize(erf, otypes=[np.float32])
+
+
+def gelu(x: Array) -> Array:
+    """Return x Φ(x), the exact GELU; interpolated in a table of erf where x is large, to a few 1e-7."""
+    grid = np.linspace(-6, 6, 24001, dtype=np.float32)
+    table = 0.5 * (1 + _ERF(grid / np.sqrt(2)))
+    return (x * np.interp(x, grid, table)).astype(np.float32)
+
+
+class FloatOps:
+    """The steps of `convert/forward.py` in NumPy float32; `watch(name, values)` sees every named result."""
+
+    def __init__(self, folded: Folded, config: Config, watch: Watch = lambda name, values: None) -> None:
+        self.arrays = {name: array.astype(np.float32) for name, array in folded.items()}
+        self.config = config
+        self._watch = watch
+
+    def _seen(self, name: str, values: Array) -> Array:
+        self._watch(name, values)
+        return values
+
+    def patches(self, name: str, pixels: NDArray[np.uint8]) -> Array:
+        config, patch = self.config, self.config.patch
+        rows, columns = config.grid
+        tiles = (pixels.astype(np.float32) - PIXEL_ZERO).reshape(1, rows, patch, columns, patch, 3)
+        flat = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(1, config.tokens, -1)
+        x = flat @ self.arrays["patches/kernel"].reshape(-1, config.dim) + self.arrays["patches/bias"]
+        return self.add(f"{name}/sum", self._seen(name, x), self.arrays["position"][np.newaxis])
+
+    def norm(self, name: str, x: Array) -> Array:
+        epsilon = self.config.decoder_epsilon if name.startswith("decoder") else self.config.encoder_epsilon
+        factor = 1 / np.sqrt(np.square(x).mean(-1, keepdims=True) + epsilon)
+        return self._seen(name, x * self._seen(f"{name}/factor", factor))
+
+    def linear(self, name: str, x: Array, activation: str | None = None) -> Array:
+        y = self._seen(f"{name}/before" if activation == "gelu" else name, self._affine(name, x, activation))
+        return self._seen(name, gelu(y)) if activation == "gelu" else y
+
+    def _affine(self, name: str, x: Array, activation: str | None) -> Array:
+        y = x @ self.arrays[f"{name}/kernel"] + self.arrays[f"{name}/bias"]
+        return np.maximum(y, 0) if activation == "relu" else y
+
+    def heads(self, qkv: Array) -> tuple[Array, Array, Array]:
+        split = qkv.reshape(1, -1, 3, self.config.heads, self.config.head_dim).transpose(2, 0, 3, 1, 4)
+        return split[0], split[1], split[2]
+
+    def merge(self, x: Array) -> Array:
+        return x.transpose(0, 2, 1, 3).reshape(1, -1, self.config.dim)
+
+    def matmul(self, name: str, a: Array, b: Array, transpose: bool = False) -> Array:
+        return self._seen(name, a @ (np.swapaxes(b, -1, -2) if transpose else b))
+
+    def exp(self, name: str, scores: Array) -> Array:
+        return self._seen(name, np.exp(scores - scores.max(-1, keepdims=True)))
+
+    def roots(self, name: str, e: Array) -> tuple[Array, Array]:
+        sums = self._seen(name, e.sum(-1, keepdims=True))
+        root = 1 / np.sqrt(sums)
+        return root, root
+
+    def scale_rows(self, name: str, x: Array, factor: Array) -> Array:
+        return self._seen(name, x * factor)
+
+    def add(self, name: str, x: Array, y: Array) -> Array:
+        return self._seen(name, x + y)
+
+    def append_classes(self, x: Array) -> Array:
+        return np.concatenate([x, self.arrays["classes"][np.newaxis]], axis=1)
+
+    def split(self, x: Array) -> tuple[Array, Array]:
+        return x[:, : self.config.tokens], x[:, self.config.tokens :]
+
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return x.reshape(shape)
+
+
+def scores(folded: Folded, config: Config, pixels: NDArray[np.uint8], watch: Watch = lambda name, values: None) -> Array:
+    """Run the float network: 1xHxWx3 uint8 RGB pixels -> 1 x H/stride x W/stride x K float32 scores."""
+    flat: Any = segmenter(FloatOps(folded, config, watch), config, pixels)
+    return unfold(flat, config)
+
+
+def unfold(flat: Any, config: Config) -> Any:
+    """Lay 1xNx(K S) scores out as 1 x H/stride x W/stride x K, each sub-patch in its place."""
+    rows, columns = config.grid
+    tiles = flat.reshape(1, rows, columns, config.classes, config.sub, config.sub)
+    return tiles.transpose(0, 1, 4, 2, 5, 3).reshape(1, rows * config.sub, columns * config.sub, config.classes)

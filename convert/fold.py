@@ -1,0 +1,136 @@
+"""Re-parameterise a trained Segmenter: the same function, with an ordinary-looking residual stream.
+
+A pre-norm block reads the residual stream x only through LayerNorm and writes to it only through linear layers.
+With C = I - 11ᵀ/D and any orthogonal Q:
+
+1. centre: every writer is multiplied by C on its output side; the mean over channels is 0, LayerNorm is RMSNorm;
+2. fold: LayerNorm's gain and bias go into the next linear layer, 1/sqrt(head_dim) into the queries, and the pixels'
+   mean, standard deviation and half level into the patch embedding;
+3. rotate: writers x Q, readers x Qᵀ. RMSNorm does not see Q, and outlier channels are spread over all channels
+   (QuaRot, Ashkboos et al. 2024). Queries with keys, and values with the projection, get a rotation of each head.
+
+All of it in float64 and exact: `tests/test_fold.py` compares the function before and after.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.checkpoint import Checkpoint, Config
+
+Matrix = NDArray[np.float64]
+Folded = dict[str, Matrix]  # named like the steps of `convert/forward.py`, kernels [in, out]
+
+PIXEL_ZERO = 128  # the graph's int8 pixel is the uint8 pixel minus 128
+
+
+def fold(checkpoint: Checkpoint, rotate: bool = True, seed: int = 0) -> Folded:
+    """Return the arrays of the re-parameterised network.
+
+    Args:
+        checkpoint: the trained network.
+        rotate: False leaves Q = I, to see what the rotation is worth.
+        seed: chooses the rotations.
+
+    Returns:
+        `patches/kernel` [p, p, 3, D] for pixels minus 128, `patches/bias` [D], `position` [N, D], `classes` [K, D],
+        and `NAME/kernel`, `NAME/bias` of every linear step; float64.
+    """
+    arrays = {name: array.astype(np.float64) for name, array in checkpoint.arrays.items()}
+    config = checkpoint.config
+    rng = np.random.default_rng(seed)
+    turn = _orthogonal if rotate else lambda size, rng: np.eye(size)
+    encoder, decoder = turn(config.dim, rng), turn(config.dim, rng)
+    folded = _entrance(arrays, config, _centre(config.dim) @ encoder)
+    for stream, depth, rotation in (("encoder", config.depth, encoder), ("decoder", config.decoder_depth, decoder)):
+        for i in range(depth):
+            head_turns = [turn(config.head_dim, rng) for _ in range(2 * config.heads)]
+            folded |= _block(arrays, f"{stream}/{i}", config, rotation, head_turns)
+    writer = _centre(config.dim) @ decoder
+    kernel, bias = _read(arrays, "decoder/input", "encoder/norm", encoder)
+    folded |= {"decoder/input/kernel": kernel @ writer, "decoder/input/bias": bias @ writer}
+    folded["classes"] = arrays["decoder/classes"] @ writer
+    return folded | _head(arrays, config, decoder)
+
+
+def _centre(size: int) -> Matrix:
+    return np.eye(size) - 1.0 / size
+
+
+def _orthogonal(size: int, rng: np.random.Generator) -> Matrix:
+    """Draw a rotation: a Hadamard matrix with random signs where the size is a power of two, else a random one."""
+    if size & (size - 1) == 0:
+        hadamard = np.ones((1, 1))
+        while len(hadamard) < size:
+            hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+        return hadamard * rng.choice([-1.0, 1.0], size)[:, np.newaxis] / np.sqrt(size)
+    q, r = np.linalg.qr(rng.normal(size=(size, size)))
+    return q * np.sign(np.diag(r))
+
+
+def _entrance(arrays: Folded, config: Config, writer: Matrix) -> Folded:
+    std = np.asarray(config.std)[:, np.newaxis]
+    kernel = arrays["patch/kernel"] / std
+    offset = (PIXEL_ZERO - np.asarray(config.mean))[:, np.newaxis]
+    bias = arrays["patch/bias"] + (kernel * offset).sum((0, 1, 2))
+    return {
+        "patches/kernel": kernel @ writer,
+        "patches/bias": bias @ writer,
+        "position": arrays["position"] @ writer,
+    }
+
+
+def _read(arrays: Folded, name: str, norm: str, rotation: Matrix) -> tuple[Matrix, Matrix]:
+    """Fold a LayerNorm's gain and bias into the linear layer `name` that reads it, in the rotated stream."""
+    kernel = arrays[f"{name}/kernel"]
+    bias = arrays[f"{name}/bias"] + arrays[f"{norm}/bias"] @ kernel
+    return rotation.T @ (arrays[f"{norm}/gain"][:, np.newaxis] * kernel), bias
+
+
+def _block(arrays: Folded, name: str, config: Config, rotation: Matrix, turns: list[Matrix]) -> Folded:
+    writer = _centre(config.dim) @ rotation
+    qkv_kernel, qkv_bias = _read(arrays, f"{name}/qkv", f"{name}/norm1", rotation)
+    proj = arrays[f"{name}/proj/kernel"] @ writer
+    for head in range(config.heads):
+        score_turn, value_turn = turns[2 * head], turns[2 * head + 1]
+        for part, turn in enumerate((score_turn * config.head_dim**-0.5, score_turn, value_turn)):
+            columns = head_slice(config, head, part)
+            qkv_kernel[:, columns] = qkv_kernel[:, columns] @ turn
+            qkv_bias[columns] = qkv_bias[columns] @ turn
+        rows = head_slice(config, head)
+        proj[rows] = value_turn.T @ proj[rows]
+    fc1_kernel, fc1_bias = _read(arrays, f"{name}/fc1", f"{name}/norm2", rotation)
+    return {
+        f"{name}/qkv/kernel": qkv_kernel,
+        f"{name}/qkv/bias": qkv_bias,
+        f"{name}/proj/kernel": proj,
+        f"{name}/proj/bias": arrays[f"{name}/proj/bias"] @ writer,
+        f"{name}/fc1/kernel": fc1_kernel,
+        f"{name}/fc1/bias": fc1_bias,
+        f"{name}/fc2/kernel": arrays[f"{name}/fc2/kernel"] @ writer,
+        f"{name}/fc2/bias": arrays[f"{name}/fc2/bias"] @ writer,
+    }
+
+
+def head_slice(config: Config, head: int, part: int = 0) -> slice:
+    """Return the columns of a head among the queries (part 0), keys (1) or values (2) of a fused projection."""
+    start = part * config.dim + head * config.head_dim
+    return slice(start, start + config.head_dim)
+
+
+def _head(arrays: Folded, config: Config, rotation: Matrix) -> Folded:
+    """Turn patch and class projections into templates: (x P_s) (c C)ᵀ = x (c C P_sᵀ)ᵀ for each sub-patch s.
+
+    The bias of the decoder's norm reaches the scores through P as well: one offset per class and sub-patch.
+    """
+    gain, bias = arrays["decoder/norm/gain"], arrays["decoder/norm/bias"]
+    classes = arrays["head/classes/kernel"]
+    patch = arrays["head/patch/kernel"].reshape(config.dim, config.sub**2, config.mask_dim)
+    templates = np.einsum("de,d,dsm->mse", rotation, gain, patch)
+    return {
+        "head/classes/kernel": rotation.T @ (gain[:, np.newaxis] * classes),
+        "head/classes/bias": bias @ classes,
+        "head/templates/kernel": templates.reshape(config.mask_dim, -1),
+        "head/templates/bias": np.zeros(config.sub**2 * config.dim),
+        "head/offsets/kernel": np.einsum("d,dsm->ms", bias, patch),
+        "head/offsets/bias": np.zeros(config.sub**2),
+    }

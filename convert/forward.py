@@ -1,0 +1,98 @@
+"""The re-parameterised Segmenter, written once and run by three kinds of operators.
+
+`segmenter(ops, config, pixels)` is the network after `convert/fold.py`: no LayerNorm gains, no biases in the residual
+stream's way, only what an integer graph has. `ops` gives the steps their meaning:
+
+- `convert.floats.FloatOps` computes them in float and watches the ranges (calibration, the float side of every check);
+- `convert.train` fakes the quantisation in them (quantisation-aware fine-tuning);
+- `convert.build.IntegerOps` writes them down as TFLite operators.
+
+The name handed to a step names its weights and the range of its output, in all three.
+"""
+
+from typing import Any, Protocol
+
+from convert.checkpoint import Config
+
+Value = Any  # an array of the operators' own kind, or a tensor of the graph
+
+
+class Ops(Protocol):
+    """What the network is made of; shapes are those of one picture with a leading 1."""
+
+    def patches(self, name: str, pixels: Value) -> Value:
+        """1xHxWx3 pixels -> 1xNxD tokens, position embedding added."""
+
+    def norm(self, name: str, x: Value) -> Value:
+        """Divide each token by its root mean square over channels."""
+
+    def linear(self, name: str, x: Value, activation: str | None = None) -> Value:
+        """x W + b over the last axis, then "relu", "gelu" or nothing."""
+
+    def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
+        """1xNx3D -> queries, keys and values, each 1xheadsxNxhead_dim."""
+
+    def merge(self, x: Value) -> Value:
+        """1xheadsxNxhead_dim -> 1xNxD, the inverse of `heads`."""
+
+    def matmul(self, name: str, a: Value, b: Value, transpose: bool = False) -> Value:
+        """a b, or a bᵀ over the last two axes."""
+
+    def exp(self, name: str, scores: Value) -> Value:
+        """exp(scores - row maximum), in 0..1."""
+
+    def roots(self, name: str, e: Value) -> tuple[Value, Value]:
+        """Two factors a, b per row with a b = 1 / row sum, each near 1 / sqrt(row sum)."""
+
+    def scale_rows(self, name: str, x: Value, factor: Value) -> Value:
+        """x * factor, one factor per row."""
+
+    def add(self, name: str, x: Value, y: Value) -> Value:
+        """x + y, the residual stream."""
+
+    def append_classes(self, x: Value) -> Value:
+        """1xNxD -> 1x(N+K)xD: the class embeddings follow the patch tokens."""
+
+    def split(self, x: Value) -> tuple[Value, Value]:
+        """The inverse of `append_classes`: patch tokens 1xNxD, class tokens 1xKxD."""
+
+    def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
+        """The same values, row by row, in another shape."""
+
+
+def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
+    """Give 1xNx(K S) scores: for each patch, class by class, one score per sub-patch (row by row)."""
+    x = ops.patches("patches", pixels)
+    for i in range(config.depth):
+        x = _block(ops, f"encoder/{i}", x, config.activation)
+    x = ops.append_classes(ops.linear("decoder/input", ops.norm("encoder/norm", x)))
+    for i in range(config.decoder_depth):
+        x = _block(ops, f"decoder/{i}", x, config.activation)
+    patches, classes = ops.split(ops.norm("decoder/norm", x))
+    # (patch P)(class C) = patch (class C Pᵀ): K small products in place of one for every patch
+    masks = ops.linear("head/classes", classes)
+    columns = config.classes * config.sub**2
+    templates = ops.reshape(ops.linear("head/templates", masks), (1, columns, config.dim))
+    offsets = ops.reshape(ops.linear("head/offsets", masks), (1, 1, columns))
+    products = ops.matmul("head/products", patches, templates, transpose=True)
+    return ops.add("head/scores", products, offsets)
+
+
+def _block(ops: Ops, name: str, x: Value, activation: str) -> Value:
+    q, k, v = ops.heads(ops.linear(f"{name}/qkv", ops.norm(f"{name}/norm1", x)))
+    attended = ops.merge(_attention(ops, name, q, k, v))
+    x = ops.add(f"{name}/sum1", x, ops.linear(f"{name}/proj", attended))
+    hidden = ops.linear(f"{name}/fc1", ops.norm(f"{name}/norm2", x), activation)
+    return ops.add(f"{name}/sum2", x, ops.linear(f"{name}/fc2", hidden))
+
+
+def _attention(ops: Ops, name: str, q: Value, k: Value, v: Value) -> Value:
+    """softmax(q kᵀ) v with the row sum divided out in two halves, one before and one after the product with v.
+
+    So each row of weights uses its own full 8 bits: TFLite's SOFTMAX fixes the scale at 1/256, where the weights of
+    256 tokens and more are 0 or 1.
+    """
+    e = ops.exp(f"{name}/exp", ops.matmul(f"{name}/scores", q, k, transpose=True))
+    a, b = ops.roots(f"{name}/roots", e)
+    context = ops.matmul(f"{name}/context", ops.scale_rows(f"{name}/weights", e, a), v)
+    return ops.scale_rows(f"{name}/attended", context, b)

@@ -1,0 +1,50 @@
+"""The re-parameterised network computes what the trained one does, whatever its weights."""
+
+import numpy as np
+import pytest
+
+from convert import floats, fold, network
+from convert.checkpoint import Checkpoint, preset
+from models import ClassInfo
+
+
+def random_checkpoint(activation: str = "relu", **overrides: int) -> Checkpoint:
+    """A tiny network in which no gain is 1, no bias 0 and no channel of the stream centred."""
+    config = preset("tiny", 3, activation=activation, **overrides)
+    rng = np.random.default_rng(1)
+    arrays = {
+        name: array + rng.normal(0, 0.15, array.shape).astype(np.float32)
+        for name, array in network.fresh(config).items()
+    }
+    classes = tuple(ClassInfo(name, (0, 0, 0)) for name in "abc")
+    return Checkpoint(arrays, config, classes)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("rotate", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])  # a square and a rectangular grid
+def test_the_function_is_the_same_before_and_after(activation: str, rotate: bool, size: tuple[int, int]) -> None:
+    checkpoint = random_checkpoint(activation, height=size[0], width=size[1])
+    config = checkpoint.config
+    pixels = np.random.default_rng(2).integers(0, 256, (1, *size, 3), np.uint8)
+    model = network.build(config)
+    network.assign(model, checkpoint.arrays)
+    before = np.asarray(model.predict_on_batch(pixels.astype(np.float32)))
+    after = floats.scores(fold.fold(checkpoint, rotate), config, pixels) * config.mask_dim**-0.5
+    assert np.abs(after - before).max() < 2e-4 * np.abs(before).max()
+
+
+def test_the_stream_has_mean_zero_and_no_outlier_channel() -> None:
+    checkpoint = random_checkpoint()
+    checkpoint.arrays["encoder/0/fc2/bias"][5] = 100.0  # the outlier channel that ruins per-tensor scales
+    pixels = np.random.default_rng(2).integers(0, 256, (1, 64, 64, 3), np.uint8)
+
+    def stream(rotate: bool) -> np.ndarray:
+        seen: dict[str, np.ndarray] = {}
+        floats.scores(fold.fold(checkpoint, rotate), checkpoint.config, pixels, seen.__setitem__)
+        return seen["encoder/0/sum2"]
+
+    plain, rotated = stream(False), stream(True)
+    assert np.abs(plain.mean(-1)).max() < 1e-4  # so that LayerNorm is RMSNorm
+    np.testing.assert_allclose(np.square(plain).sum(-1), np.square(rotated).sum(-1), rtol=1e-3)
+    assert np.abs(rotated).max() < np.abs(plain).max() / 2
