@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -141,7 +142,10 @@ def preset(name: str, classes: int, **overrides: Any) -> Config:
     unknown = sorted(set(overrides) - {entry.name for entry in fields(Config)})
     if unknown:
         raise UserError(f"A network has no '{unknown[0]}': choose from {', '.join(f.name for f in fields(Config))}.")
-    return Config(classes=classes, **{**PRESETS[name], **overrides})
+    try:
+        return Config(classes=classes, **{**PRESETS[name], **overrides})
+    except (TypeError, ValueError, ZeroDivisionError) as error:  # text for a number, a zero patch
+        raise UserError(f"This network cannot be built ({error}): compare its fields with {name}'s.") from None
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Checkpoint:
         try:
             meta = json.loads(str(arrays.pop("meta")))
             config = Config(**meta["config"])
-            classes = tuple(ClassInfo(entry["name"], _rgb(entry["color"])) for entry in meta["classes"])
+            classes = class_infos(meta["classes"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a checkpoint ({error!r}): give a file that `convert train` wrote."
@@ -209,7 +213,7 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path} is not a readable .npz: give one that `convert train` wrote.") from None
 
 
@@ -228,6 +232,14 @@ def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         raise
 
 
-def _rgb(color: list[int]) -> tuple[int, int, int]:
-    red, green, blue = color
-    return int(red), int(green), int(blue)
+def class_infos(entries: list[dict[str, Any]]) -> tuple[ClassInfo, ...]:
+    """Read classes from JSON, `[{"name": "person", "color": [255, 99, 71]}, ...]`; ValueError if they are not such."""
+    classes = []
+    for entry in entries:
+        red, green, blue = (int(value) for value in entry["color"])
+        if not all(0 <= value <= 255 for value in (red, green, blue)):
+            raise ValueError(f"a color of {entry['color']}, beyond 0..255")
+        classes.append(ClassInfo(str(entry["name"]), (red, green, blue)))
+    if len({entry.name for entry in classes}) < len(classes):
+        raise ValueError("two classes of one name")
+    return tuple(classes)

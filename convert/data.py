@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from convert.checkpoint import class_infos
 from models import ClassInfo, ClassMap, Frame, UserError, preprocess, restore
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -82,7 +83,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         raise UserError(f"No recipe '{name_or_path}': give a .json file or one of ours ({known}).")
     try:
         told = json.loads(path.read_text())
-        classes = tuple(ClassInfo(entry["name"], tuple(entry["color"])) for entry in told["classes"])
+        classes = class_infos(told["classes"])
         train, val = (tuple(_source(entry) for entry in told[part]) for part in ("train", "val"))
         recipe = Recipe(path.stem, path.parent, classes, told.get("network", {}), train, val, told.get("training", {}))
     except (ValueError, KeyError, TypeError) as error:
@@ -107,11 +108,20 @@ def lookup(classes: tuple[ClassInfo, ...], ids: Mapping[str, Any] | None, ignore
     for name, parts in (ids or {}).items():
         if name not in names:
             raise UserError(f"The recipe gives label ids for '{name}', which is not one of its classes: name it there.")
-        for part in parts:
-            first, _, last = str(part).partition("-")
-            table[int(first) : int(last or first) + 1] = names.index(name)
-    table[list(ignore)] = IGNORED
+        table[_listed(parts)] = names.index(name)
+    table[_listed(list(ignore))] = IGNORED
     return table
+
+
+def _listed(parts: Any) -> list[int]:
+    """Write out label ids: `[15, "17-19"]` is 15, 17, 18, 19."""
+    listed: list[int] = []
+    for part in parts if isinstance(parts, list) else [parts]:
+        first, _, last = str(part).partition("-")
+        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < 256):
+            raise UserError(f"The recipe has the label id '{part}': give 0..255, or a range such as \"1-58\".")
+        listed += range(int(first), int(last or first) + 1)
+    return listed
 
 
 def load_set(recipe: Recipe, part: str, data: str | Path) -> list[Sample]:
@@ -193,14 +203,16 @@ def frequencies(samples: list[Sample], classes: int) -> NDArray[np.float64]:
     counts = np.zeros(256)
     for sample in samples:
         counts += np.bincount(sample.label.ravel(), minlength=256)
-    return counts[:classes] / max(1.0, counts[:classes].sum())
+    shares: NDArray[np.float64] = counts[:classes] / max(1.0, counts[:classes].sum())
+    return shares
 
 
 def class_weights(shares: NDArray[np.float64], most: float = 10.0) -> NDArray[np.float32]:
     """Weigh classes by 1/sqrt(share), the rarest at most `most` times the commonest, the mean pixel 1."""
-    weights = 1 / np.sqrt(np.maximum(shares, 1e-12))
+    weights: NDArray[np.float64] = 1 / np.sqrt(np.maximum(shares, 1e-12))
     weights = np.minimum(weights, most * weights.min())
-    return (weights / (weights * shares).sum()).astype(np.float32)
+    weights /= (weights * shares).sum()
+    return weights.astype(np.float32)
 
 
 def augment(frame: Frame, label: ClassMap, rng: np.random.Generator, height: int, width: int) -> tuple[Frame, ClassMap]:
@@ -318,7 +330,8 @@ def cell_targets(label: ClassMap, stride: int, weights: NDArray[np.float32]) -> 
     rows, columns = label.shape[0] // stride, label.shape[1] // stride
     cells = label.reshape(rows, stride, columns, stride)
     counts = [(cells == index).sum(axis=(1, 3), dtype=np.float32) for index in range(len(weights))]
-    return np.stack(counts, axis=-1) * (weights / stride**2)  # [rows, columns, classes]
+    targets = np.stack(counts, axis=-1) * (weights / stride**2)  # [rows, columns, classes]
+    return targets.astype(np.float32, copy=False)
 
 
 def confusion(labels: ClassMap, prediction: ClassMap, classes: int, ignore: int = IGNORED) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convert import data
 from convert.checkpoint import Arrays, Checkpoint, Config, preset, read_arrays, write_arrays
 from convert.data import Recipe, Sample, Scores
-from models import UserError
+from models import UserError, preprocess
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def _settings(recipe: Recipe, epochs: int | None) -> Settings:
     if unknown:
         known = ", ".join(entry.name for entry in fields(Settings))
         raise UserError(f"Recipe '{recipe.name}' sets an unknown '{unknown[0]}' for training: choose from {known}.")
+    wrong = [
+        name for name, value in recipe.training.items() if not isinstance(value, (type(getattr(Settings, name)), int))
+    ]
+    if wrong:
+        raise UserError(f"Recipe '{recipe.name}' sets '{wrong[0]}' to {recipe.training[wrong[0]]!r}: give a number.")
     settings = Settings(**recipe.training)
     settings = replace(settings, epochs=epochs) if epochs is not None else settings
     if settings.epochs < 1 or settings.batch < 1:
@@ -233,7 +238,7 @@ def validate(model: Any, config: Config, samples: list[Sample], names: list[str]
 
     def predictions() -> Any:
         for first in range(0, len(samples), batch):
-            chunk = [data.preprocess(sample.frame, config.height, config.width) for sample in samples[first:][:batch]]
+            chunk = [preprocess(sample.frame, config.height, config.width) for sample in samples[first:][:batch]]
             logits = np.asarray(model.predict_on_batch(np.concatenate(chunk).astype(np.float32)))
             for classes in logits.argmax(axis=-1).astype(np.uint8):
                 yield classes.repeat(config.stride, axis=0).repeat(config.stride, axis=1)
