@@ -211,7 +211,7 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     if not Path(path).is_file():
         raise UserError(f"No file {path}: give the .npz of a checkpoint or of initial weights.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path} is not a readable .npz: give one that `convert train` wrote.") from None
