@@ -1,6 +1,7 @@
 """Labelled pictures: recipes that say which, reading and checking, augmenting, batching, and scoring class maps."""
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,7 +119,7 @@ def _listed(parts: Any) -> list[int]:
     listed: list[int] = []
     for part in parts if isinstance(parts, list) else [parts]:
         first, _, last = str(part).partition("-")
-        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < 256):
+        if not (re.fullmatch(r"\d+(-\d+)?", str(part)) and int(first) <= int(last or first) < 256):
             raise UserError(f"The recipe has the label id '{part}': give 0..255, or a range such as \"1-58\".")
         listed += range(int(first), int(last or first) + 1)
     return listed
