@@ -1,0 +1,267 @@
+"""Live segmentation: a camera or a clip in, overlay and figures out, in a window or without one.
+
+examples:
+  python run_demo.py                                       the first camera there is, or the bundled clip
+  python run_demo.py --source clip.mp4 --show none --save out.mp4 --report report.json
+  python run_demo.py --source 0 --mode blur --edges        background out of focus, masks that follow edges
+
+Keys in the window: h shows them all.
+"""
+
+import argparse
+import logging
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import cv2
+
+from app import device
+from app.camera import Camera
+from app.controls import Controls
+from app.meter import Figures
+from app.modes import MODES, View
+from app.outputs import Output, Rows, begin, open_masks, open_output, write_report
+from app.overlay import Painter
+from app.pipeline import Pipeline, Result, warm_up
+from app.sources import Pictures, open_source
+from app.window import Window, obstacle
+from models import DEFAULT, Card, Segmenter, UserError
+
+log = logging.getLogger("app")
+
+PROGRESS_SECONDS = 5.0
+IDLE_REPAINT = 0.04  # seconds between repaints while no new frame comes
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `run_demo.py live`."""
+    add = parser.add_argument
+    add("--source", default="auto", help="auto, a camera's index, a clip, picture, folder, URL, picamera or synthetic")
+    add("--model", default=DEFAULT, help="a shipped model's name or a .tflite file")
+    add("--threads", type=_count, metavar="N", help="threads of the network (default: the cores, at most 4)")
+    add("--show", choices=("auto", "window", "none"), default="auto", help="auto: a window where there is a display")
+    add("--frames", type=_count, metavar="N", help="end after so many frames")
+    add("--save", type=Path, metavar="PATH", help="annotated .mp4 or .avi, last picture .png or .jpg, or a folder")
+    add("--masks", type=Path, metavar="PATH", help="class maps: a folder of PNGs, or one .json with COCO RLE")
+    add("--csv", type=Path, metavar="PATH", help="a row per frame: time, stages, class shares")
+    add("--report", type=Path, metavar="PATH", help="figures of the run as .json")
+    add("--mode", choices=tuple(MODES), default="overlay", help="what is drawn (default: %(default)s)")
+    add("--class", dest="chosen", action="append", default=[], metavar="NAME", help="only this class; repeatable")
+    add("--opacity", type=int, choices=range(101), default=50, metavar="0-100", help="of the colours, in percent")
+    add("--contour", action="store_true", help="outline the classes")
+    add("--background", default="", metavar="PATH|#RRGGBB", help="for --mode replace")
+    add("--no-smooth", dest="smooth", action="store_false", help="do not steady labels over time")
+    add("--edges", action="store_true", help="let masks follow the picture's edges")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run until the source ends, the frames are done, or the user quits; print the summary."""
+    window_wanted = _screen(args.show)
+    segmenter = Segmenter(args.model, args.threads)
+    view = View(args.mode, args.opacity, args.contour, _classes(args.chosen, segmenter.card))
+    if args.background:
+        view.backdrop = _backdrop(args.background)
+    if args.report:
+        begin(args.report).unlink()  # a path that cannot be written shall not be found out in the end
+    source = open_source(args.source)
+    log.info("%s with %s on %s threads: %s", source.title, segmenter.card.name, segmenter.threads, segmenter.runtime)
+    log.info("Warm-up took %.0f ms.", 1e3 * warm_up(segmenter))
+    # In a window a clip plays like a camera, at its own pace; nothing is left out of what is saved.
+    keeping = any((args.save, args.masks, args.csv))
+    camera = Camera(
+        source,
+        live=source.live or (window_wanted and not keeping),
+        loop=window_wanted and args.source == "auto" and not keeping,
+        limit=args.frames,
+    )
+    pipeline = Pipeline(camera, segmenter, limit=args.frames, smooth=args.smooth, refine=args.edges)
+    with ExitStack() as stack:
+        stack.enter_context(pipeline)
+        outputs = [stack.enter_context(output) for output in _outputs(args, source.fps)]
+        session = Session(pipeline, view, outputs, window_wanted)
+        stack.callback(session.close)
+        stack.enter_context(_Signals(session))
+        session.run()
+    figures = pipeline.meter.summary()
+    print(summary(figures, pipeline.segmenter, source.title, [output.path for output in outputs]))
+    if args.report:
+        write_report(args.report, report(figures, pipeline.segmenter, source.title))
+    return 0
+
+
+class Session:
+    """The loop of one run: take a result, paint it, show it, save it, heed the user.
+
+    Args:
+        pipeline: where results come from.
+        view: what is drawn.
+        outputs: what takes every result.
+        windowed: whether to open a window.
+    """
+
+    def __init__(self, pipeline: Pipeline, view: View, outputs: Sequence[Output], windowed: bool) -> None:
+        self.pipeline, self.view, self.outputs = pipeline, view, outputs
+        self.controls = Controls(view, pipeline)
+        self.stopped = False
+        self._painter, self._window = Painter(), Window() if windowed else None
+        self._last: Result | None = None
+        self._told = time.perf_counter()
+
+    def run(self) -> None:
+        """Go on until the pipeline has ended, the user quits, or `stopped` is set; a picture in a window stays."""
+        still = self._window is not None and isinstance(self.pipeline.camera.source, Pictures)
+        while not self.stopped and not self.controls.quit and (still or not self.pipeline.ended):
+            result = None if self.controls.paused else self.pipeline.poll()
+            if result:
+                self._deliver(result)
+                self._tell(result.figures)
+            elif self._window:
+                self._idle()
+            self._heed()
+
+    def close(self) -> None:
+        """Finish a recording and take the window away."""
+        self.controls.close()
+        if self._window:
+            self._window.close()
+
+    def _deliver(self, result: Result) -> None:
+        clock, self._last = self.pipeline.meter.clock, result
+        start = clock()
+        hint = "h: help" if self._window else ""
+        picture = self._painter.paint(result, self.view, self.controls.notices(), hint)
+        painted = clock()
+        if self._window:
+            self._window.show(picture)
+        shown = clock()
+        for output in self.outputs:
+            output.write(result, picture)
+        self.controls.remember(result, picture)
+        spent = {"paint": painted - start, "show": shown - painted, "save": clock() - shown}
+        self.pipeline.meter.deliver(result.captured, self._window is not None, **spent)
+
+    def _idle(self) -> None:
+        """Keep the window alive, and let changes of the view be seen, while no new frame comes."""
+        if self._last and self._window:
+            self._window.show(self._painter.paint(self._last, self.view, self.controls.notices(), "h: help"))
+        if self.controls.paused or self.pipeline.ended:
+            time.sleep(IDLE_REPAINT)
+
+    def _heed(self) -> None:
+        if not self._window:
+            return
+        key, clicks = self._window.events()
+        self.controls.press(key)
+        for x, y in clicks:
+            if self._last:
+                self.controls.click(x, y, self._last)
+        self.stopped = self.stopped or self._window.closed
+
+    def _tell(self, figures: Figures) -> None:
+        now = time.perf_counter()
+        if now - self._told >= PROGRESS_SECONDS and not self._window:
+            self._told = now
+            log.info(
+                "%d frames, %.1f FPS, model %.1f ms, RSS %s MB",
+                figures.frames["processed"],
+                figures.fps["loop"],
+                figures.stages_ms["infer"],
+                figures.memory_mb["rss"],
+            )
+
+
+class _Signals:
+    """Let Ctrl-C and a service manager's SIGTERM end the session with its summary; a second one ends it at once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._before = session, dict[int, Any]()
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._stop)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._session.stopped:
+            raise KeyboardInterrupt
+        self._session.stopped = True
+
+
+def report(figures: Figures, segmenter: Segmenter, source: str) -> dict[str, Any]:
+    """Return the figures of a run with what they were measured on, as `--report` writes them."""
+    origin = {"model": segmenter.card.name, "runtime": segmenter.runtime, "threads": segmenter.threads}
+    return origin | {"source": source} | figures.report() | {"device": device.describe()}
+
+
+def summary(figures: Figures, segmenter: Segmenter, source: str, saved: Sequence[Path]) -> str:
+    """Word the figures of a run as a table."""
+    told = figures.report()
+    rows = {
+        "model": f"{segmenter.card.name}, {segmenter.threads} threads, {segmenter.runtime}",
+        "source": source,
+        "device": device.describe(),
+        "frames": _pairs(told["frames"], "d"),
+        "FPS": _pairs(told["fps"], ".1f"),
+        "latency ms": _pairs(told["latency_ms"], ".1f"),
+        "stages ms": _pairs(told["stages_ms"], ".2f"),
+        "memory MB": _pairs({key: value for key, value in told["memory_mb"].items() if value is not None}, ".0f"),
+        "CPU": f"{told['temperature_c']:.0f} C {told['throttling'] or ''}" if told["temperature_c"] else "",
+        "saved": ", ".join(map(str, saved)),
+    }
+    return "\n".join(f"{name:<12}{text}" for name, text in rows.items() if text)
+
+
+def _pairs(values: dict[str, float], form: str) -> str:
+    return "   ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def _outputs(args: argparse.Namespace, fps: float) -> Iterator[Output]:
+    if args.save:
+        yield open_output(args.save, fps or 25.0)
+    if args.masks:
+        yield open_masks(args.masks)
+    if args.csv:
+        yield Rows(args.csv)
+
+
+def _screen(show: str) -> bool:
+    """Decide whether there will be a window; say what happens instead where there cannot be one."""
+    problem = None if show == "none" else obstacle()
+    if problem and show == "window":
+        raise UserError(f"No window can be shown: {problem}; use `--show none` with `--save` or `--report`.")
+    if problem:
+        log.info("No window (%s): running without one; `--save PATH` keeps the pictures.", problem)
+    return show != "none" and problem is None
+
+
+def _classes(chosen: Sequence[str], card: Card) -> frozenset[int]:
+    labels = {info.name: label for label, info in enumerate(card.classes)}
+    for name in chosen:
+        if name not in labels:
+            raise UserError(f"{card.name} has no class '{name}': choose from {', '.join(labels)}.")
+    return frozenset(labels[name] for name in chosen)
+
+
+def _backdrop(text: str) -> Any:
+    if match := re.fullmatch("#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text):
+        red, green, blue = (int(part, 16) for part in match.groups())
+        return (blue, green, red)
+    picture = cv2.imread(text, cv2.IMREAD_COLOR)
+    if picture is None:
+        raise UserError(f"{text} is neither a picture nor a colour: give a file, or for instance '#28a060'.")
+    return picture
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
