@@ -7,6 +7,7 @@ with --resume as if nothing had happened. KERAS_BACKEND=torch or jax trains on t
 import argparse
 import json
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def train(
     state = output.with_suffix(".state.npz")
     if state.exists() and not resume:
         raise UserError(f"{state} is of an unfinished run: add --resume to go on with it, or delete it.")
+    _check_writable(output.parent)  # now, rather than after the first epoch
     samples, held_back = data.load_set(recipe, "train", folder), data.load_set(recipe, "val", folder)
     settings = replace(settings, batch=min(settings.batch, len(samples)))
     run = Run(recipe, config, settings, seed, len(samples) // settings.batch, init)
@@ -130,6 +132,14 @@ def train(
             bar.write(f"epoch {run.epoch}/{settings.epochs}: loss {run.loss:.4f}, {_told(scores)}")
     state.unlink(missing_ok=True)
     return Scores(**run.best)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"Nothing can be written to {folder} ({error.strerror}): choose another place.") from None
 
 
 class Run:
