@@ -1,4 +1,4 @@
-"""An integer graph in, the bytes of a `.tflite` file out, class names and colours inside.
+"""A graph in, the bytes of a `.tflite` file out, class names and colours inside; and the way back.
 
 The object classes come from LiteRT's own schema. Two things are done by hand: vectors are aligned to 16 bytes, as
 the schema demands and the Python packer forgets, and equal vectors are stored once. Every per-channel scale drags a
@@ -24,6 +24,11 @@ VERSIONS = {
 }  # fmt: skip
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 TYPES = {np.int8: "INT8", np.uint8: "UINT8", np.int32: "INT32"}
+TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
+# NumPy's name of a schema type; the types NumPy has no name for (bfloat16, int4) are read as raw bytes.
+DTYPES = {"BOOL": np.bool_, "COMPLEX64": np.complex64} | {
+    name: getattr(np, name.lower()) for name in TYPE_NAMES.values() if hasattr(np, name.lower())
+}
 
 
 class _Builder(flatbuffers.Builder):
@@ -76,6 +81,45 @@ def _model(graph: Graph, description: str) -> Any:
     return model
 
 
+def unpack(data: bytes) -> Graph:
+    """Read any `.tflite` file's first subgraph back, the inverse of `pack`; weights are views, nothing is decoded.
+
+    A type NumPy does not know stands as `np.void`.
+    """
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    subgraph = model.subgraphs[0]
+    tensors = [_unpack_tensor(packed, model.buffers) for packed in subgraph.tensors]
+    operators = [_unpack_operator(packed, model.operatorCodes, tensors) for packed in subgraph.operators]
+    return Graph(operators, tensors[subgraph.inputs[0]], tensors[subgraph.outputs[0]])
+
+
+def _unpack_tensor(packed: Any, buffers: list[Any]) -> Tensor:
+    shape = tuple(int(size) for size in packed.shape) if packed.shape is not None else ()
+    dtype = DTYPES.get(TYPE_NAMES[packed.type], np.void)
+    stored, quantization = buffers[packed.buffer].data, packed.quantization
+    data = None if stored is None or dtype is np.void else np.asarray(stored, np.uint8).view(dtype).reshape(shape)
+    scale: float | Array | None = None
+    zero_point, axis = 0, 0
+    if quantization is not None and quantization.scale is not None and len(quantization.scale):
+        scales = np.asarray(quantization.scale, np.float32).astype(np.float64)
+        scale = float(scales[0]) if len(scales) == 1 else scales
+        zero_point, axis = int(quantization.zeroPoint[0]), int(quantization.quantizedDimension)
+    return Tensor((packed.name or b"").decode(), shape, dtype, scale, zero_point, data, axis)
+
+
+def _unpack_operator(packed: Any, codes: list[Any], tensors: list[Tensor]) -> Operator:
+    code = codes[packed.opcodeIndex]
+    options: dict[str, Any] = {}
+    if packed.builtinOptions is not None:
+        options = {"table": type(packed.builtinOptions).__name__.removesuffix("T"), **vars(packed.builtinOptions)}
+    return Operator(
+        NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)],
+        tuple(None if index < 0 else tensors[index] for index in packed.inputs),
+        tuple(tensors[index] for index in packed.outputs),
+        options,
+    )
+
+
 def _buffer(data: Array | None) -> Any:
     buffer = schema.BufferT()
     buffer.data = data
@@ -102,8 +146,8 @@ def _tensor(tensor: Tensor, buffers: list[Any]) -> Any:
 def _operator(operator: Operator, code: int, index: dict[int, int]) -> Any:
     packed = schema.OperatorT()
     packed.opcodeIndex = code
-    packed.inputs = _ints([index[id(tensor)] for tensor in operator.inputs])
-    packed.outputs = _ints([index[id(operator.output)]])
+    packed.inputs = _ints([-1 if tensor is None else index[id(tensor)] for tensor in operator.inputs])
+    packed.outputs = _ints([index[id(tensor)] for tensor in operator.outputs])
     if operator.options:
         table = operator.options["table"]
         options = getattr(schema, f"{table}T")()

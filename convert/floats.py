@@ -17,6 +17,10 @@ Watch = Callable[[str, Array], None]
 _ERF = np.vectorize(erf, otypes=[np.float32])
 
 
+def _ignore(name: str, values: Array) -> None:
+    """Watch nothing."""
+
+
 def gelu(x: Array) -> Array:
     """Return x Φ(x), the exact GELU; interpolated in a table of erf where x is large, to a few 1e-7."""
     grid = np.linspace(-6, 6, 24001, dtype=np.float32)
@@ -27,7 +31,7 @@ def gelu(x: Array) -> Array:
 class FloatOps:
     """The steps of `convert/forward.py` in NumPy float32; `watch(name, values)` sees every named result."""
 
-    def __init__(self, folded: Folded, config: Config, watch: Watch = lambda name, values: None) -> None:
+    def __init__(self, folded: Folded, config: Config, watch: Watch = _ignore) -> None:
         self.arrays = {name: array.astype(np.float32) for name, array in folded.items()}
         self.config = config
         self._watch = watch
@@ -87,18 +91,23 @@ class FloatOps:
     def split(self, x: Array) -> tuple[Array, Array]:
         return x[:, : self.config.tokens], x[:, self.config.tokens :]
 
-    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
-        return x.reshape(shape)
+    def per_sub_patch(self, x: Array, channels: int) -> Array:
+        return x.reshape(self.config.classes, -1, channels).swapaxes(0, 1).reshape(1, -1, channels)
+
+    def row(self, x: Array) -> Array:
+        return x.reshape(1, 1, -1)
 
 
-def scores(folded: Folded, config: Config, pixels: NDArray[np.uint8], watch: Watch = lambda name, values: None) -> Array:
+def scores(
+    folded: Folded, config: Config, pixels: NDArray[np.uint8], watch: Watch = lambda name, values: None
+) -> Array:
     """Run the float network: 1xHxWx3 uint8 RGB pixels -> 1 x H/stride x W/stride x K float32 scores."""
     flat: Any = segmenter(FloatOps(folded, config, watch), config, pixels)
     return unfold(flat, config)
 
 
 def unfold(flat: Any, config: Config) -> Any:
-    """Lay 1xNx(K S) scores out as 1 x H/stride x W/stride x K, each sub-patch in its place."""
+    """Lay 1xNx(S K) scores out as 1 x H/stride x W/stride x K, each sub-patch in its place."""
     rows, columns = config.grid
-    tiles = flat.reshape(1, rows, columns, config.classes, config.sub, config.sub)
-    return tiles.transpose(0, 1, 4, 2, 5, 3).reshape(1, rows * config.sub, columns * config.sub, config.classes)
+    tiles = flat.reshape(1, rows, columns, config.sub, config.sub, config.classes)
+    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(1, rows * config.sub, columns * config.sub, config.classes)

@@ -56,12 +56,15 @@ class Ops(Protocol):
     def split(self, x: Value) -> tuple[Value, Value]:
         """The inverse of `append_classes`: patch tokens 1xNxD, class tokens 1xKxD."""
 
-    def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
-        """The same values, row by row, in another shape."""
+    def per_sub_patch(self, x: Value, channels: int) -> Value:
+        """1xKx(S channels) -> 1x(S K)xchannels, S = (patch / stride)² sub-patches."""
+
+    def row(self, x: Value) -> Value:
+        """1xMx1 -> 1x1xM."""
 
 
 def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
-    """Give 1xNx(K S) scores: for each patch, class by class, one score per sub-patch (row by row)."""
+    """Give 1xNx(S K) scores: for each patch, sub-patch by sub-patch (row by row), one score per class."""
     x = ops.patches("patches", pixels)
     for i in range(config.depth):
         x = _block(ops, f"encoder/{i}", x, config.activation)
@@ -71,11 +74,10 @@ def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
     patches, classes = ops.split(ops.norm("decoder/norm", x))
     # (patch P)(class C) = patch (class C Pᵀ): K small products in place of one for every patch
     masks = ops.linear("head/classes", classes)
-    columns = config.classes * config.sub**2
-    templates = ops.reshape(ops.linear("head/templates", masks), (1, columns, config.dim))
-    offsets = ops.reshape(ops.linear("head/offsets", masks), (1, 1, columns))
+    templates = ops.per_sub_patch(ops.linear("head/templates", masks), config.dim)
+    offsets = ops.per_sub_patch(ops.linear("head/offsets", masks), 1)
     products = ops.matmul("head/products", patches, templates, transpose=True)
-    return ops.add("head/scores", products, offsets)
+    return ops.add("head/scores", products, ops.row(offsets))
 
 
 def _block(ops: Ops, name: str, x: Value, activation: str) -> Value:

@@ -20,7 +20,7 @@ class Tensor:
     Attributes:
         name: says in the file what the tensor is, for instance `encoder/3/fc1`.
         shape: all dimensions, the leading 1 of the batch included.
-        dtype: int8, uint8 or int32.
+        dtype: int8, uint8 or int32 in our files; whatever it is in a file that was read.
         scale: None for plain integers (indices, class ids), one number, or a vector along `axis`.
         zero_point: the integer that stands for 0.0.
         data: the values of a constant, else None.
@@ -44,12 +44,27 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One TFLite builtin operator; `options` are the fields of its options table in the schema's own spelling."""
+    """One TFLite builtin operator.
+
+    `options` are the fields of its options table in the schema's own spelling, the table's name under "table".
+    An input that is left out is None.
+    """
 
     kind: str
-    inputs: tuple[Tensor, ...]
-    output: Tensor
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
     options: dict[str, Any]
+
+    @property
+    def output(self) -> Tensor:
+        """The first output; every operator this converter writes has one."""
+        return self.outputs[0]
+
+    def operand(self, position: int) -> Tensor:
+        """Return an input that must be there."""
+        tensor = self.inputs[position]
+        assert tensor is not None, f"{self.output.name} lacks its input {position}"
+        return tensor
 
 
 @dataclass
@@ -75,15 +90,16 @@ class Graph:
         for tensor in inputs:
             assert tensor.dtype in (np.int8, np.uint8, np.int32), f"{tensor.name} is {tensor.dtype}"
         output = Tensor(name, shape, dtype, scale, zero_point)
-        self.operators.append(Operator(kind, inputs, output, options))
+        self.operators.append(Operator(kind, inputs, (output,), options))
         return output
 
     def tensors(self) -> list[Tensor]:
         """List every tensor once, in the order of first use."""
         seen: dict[int, Tensor] = {}
         for operator in self.operators:
-            for tensor in (*operator.inputs, operator.output):
-                seen.setdefault(id(tensor), tensor)
+            for tensor in (*operator.inputs, *operator.outputs):
+                if tensor is not None:
+                    seen.setdefault(id(tensor), tensor)
         return list(seen.values())
 
 

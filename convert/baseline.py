@@ -1,0 +1,102 @@
+"""Export a checkpoint the usual ways, to compare with: float32, dynamic-range int8, or TensorFlow's own full int8.
+
+  python -m convert baseline person.npz --kind float32 -o person-float32.tflite
+  python -m convert baseline person.npz --kind stock-int8 --images DIR -o person-stock.tflite
+
+The doors are those of our files - uint8 frame in, uint8 class ids out, upsampled by nearest neighbour - so that times
+and scores compare like with like. --activation gelu gives a ReLU network the GELU of the original Segmenter, for the
+time that one takes (its scores then mean nothing).
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.checkpoint import Checkpoint
+from convert.files import calibration_pictures, write_whole
+from models import UserError
+
+KINDS = ("float32", "dynamic", "stock-int8")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint that `convert train` wrote, .npz")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="how to export")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
+    parser.add_argument("--images", type=Path, nargs="+", help="pictures to calibrate with, for stock-int8")
+    parser.add_argument("--activation", choices=("gelu", "relu"), help="instead of the checkpoint's own")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Export a checkpoint with TensorFlow's converter."""
+    checkpoint = Checkpoint.load(args.checkpoint)
+    if args.activation:
+        checkpoint = replace(checkpoint, config=replace(checkpoint.config, activation=args.activation))
+    if args.kind == "stock-int8" and not args.images:
+        raise UserError("stock-int8 needs pictures to calibrate with: add --images DIR.")
+    config = checkpoint.config
+    pictures = calibration_pictures(args.images, 16, config) if args.images else []
+    write_whole({args.output: export(checkpoint, args.kind, pictures)})
+    print(f"{args.output}: {args.kind}, {args.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def export(checkpoint: Checkpoint, kind: str, pictures: list[NDArray[np.uint8]]) -> bytes:
+    """Return a `.tflite` file of the float network made by `tf.lite.TFLiteConverter`.
+
+    Args:
+        checkpoint: the trained network.
+        kind: "float32", "dynamic" (int8 weights, float activations) or "stock-int8" (calibrated; leaves float islands).
+        pictures: 1xHxWx3 uint8 RGB, to calibrate stock-int8 with.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise UserError("Baselines are exported by TensorFlow: run the command with KERAS_BACKEND=tensorflow.")
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(checkpoint)])
+    if kind != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "stock-int8":
+
+        def representative() -> Iterator[list[Any]]:
+            for picture in pictures:
+                yield [picture.astype(np.float32)]
+
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(checkpoint, tf.float32)])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+    return bytes(converter.convert())
+
+
+def _function(checkpoint: Checkpoint, pixels: Any = None) -> Any:
+    """Trace frame -> class map; `pixels` is the type of the input, uint8 unless the stock quantiser is to set it."""
+    import tensorflow as tf
+
+    from convert import network
+
+    config = checkpoint.config
+    model = network.build(config)
+    network.assign(model, checkpoint.arrays)
+
+    def segment(frame: Any) -> Any:
+        logits = model(tf.cast(frame, tf.float32))
+        ids = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+        # Nearest neighbour by a whole factor as in our own files: the cheapest there is for uint8
+        rows, columns, stride = config.height // config.stride, config.width // config.stride, config.stride
+        ids = tf.reshape(tf.concat([tf.reshape(ids, (-1, 1))] * stride, axis=1), (rows, 1, columns * stride))
+        return tf.reshape(tf.concat([ids] * stride, axis=1), (1, config.height, config.width))
+
+    signature = tf.TensorSpec((1, config.height, config.width, 3), pixels or tf.uint8)
+    return tf.function(segment).get_concrete_function(signature)

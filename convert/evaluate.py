@@ -1,0 +1,121 @@
+"""Score a .tflite file, or the float network of a checkpoint, on labelled pictures.
+
+  python -m convert evaluate models/person.tflite --images voc/val --labels voc/val_labels --ids person=15
+  python -m convert evaluate models/person.tflite --images DIR --labels DIR --against person.npz --record
+
+Labels are 8-bit .png pictures of ids with the stem and size of their picture. Without --ids the ids are those of the
+classes; with it, ids not mentioned are class 0. Frames are stretched to the input size and class maps come back by
+nearest neighbour, as in the live app; scores are computed at the label's own size.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert import data, floats
+from convert.checkpoint import Checkpoint
+from convert.data import Sample, Scores
+from convert.files import write_whole
+from convert.fold import fold
+from models import ClassInfo, ClassMap, Frame, Segmenter, UserError, preprocess
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("file", type=Path, help="a .tflite file, or the .npz checkpoint of a float network")
+    parser.add_argument("--images", type=Path, required=True, help="folder of pictures")
+    parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
+    parser.add_argument("--ids", nargs="+", metavar="CLASS=IDS", help="label ids of classes: person=15 or hair=3,7-9")
+    parser.add_argument("--ignore", type=int, nargs="*", default=[255], help="label ids that do not count (255)")
+    parser.add_argument("--against", type=Path, help="a second file to score in the same run")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the cores, at most 4)")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    parser.add_argument("--record", action="store_true", help="write the scores into the card beside the file")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Score and print; with --against the other file's scores stand beside."""
+    segment, classes = _opened(args.file, args.threads)
+    table = data.lookup(classes, _ids(args.ids), args.ignore)
+    samples = data.load_pairs(args.images, args.labels, table)
+    scores = evaluate(segment, samples, classes)
+    told = scores.as_dict()
+    if args.against:
+        other, theirs = _opened(args.against, args.threads)
+        if [info.name for info in theirs] != [info.name for info in classes]:
+            raise UserError(f"{args.against} has other classes than {args.file}: compare files of the same classes.")
+        told["against"] = {"file": args.against.name, **evaluate(other, samples, classes).as_dict()}
+    if args.record:
+        _record(args, told)
+    print(json.dumps(told, indent=2) if args.json else _text(told))
+    return 0
+
+
+def evaluate(segment: Callable[[Frame], ClassMap], samples: list[Sample], classes: tuple[ClassInfo, ...]) -> Scores:
+    """Score a function from frame to class map on labelled pictures.
+
+    Args:
+        segment: HxWx3 uint8 BGR -> uint8 class ids of any size.
+        samples: from `data.load_pairs`.
+        classes: names for the scores.
+    """
+    from tqdm import tqdm
+
+    predictions: Iterable[ClassMap] = (segment(sample.frame) for sample in tqdm(samples, unit="pictures", leave=False))
+    return data.score(samples, predictions, [info.name for info in classes])
+
+
+def _opened(path: Path, threads: int | None) -> tuple[Callable[[Frame], ClassMap], tuple[ClassInfo, ...]]:
+    if path.suffix != ".npz":
+        model = Segmenter(path, threads)
+        return model.segment, model.card.classes
+    checkpoint = Checkpoint.load(path)
+    folded, config = fold(checkpoint, rotate=False), checkpoint.config
+
+    def segment(frame: Frame) -> ClassMap:
+        scores = floats.scores(folded, config, preprocess(frame, config.height, config.width))
+        cells: ClassMap = scores[0].argmax(-1).astype(np.uint8)
+        return cells.repeat(config.stride, 0).repeat(config.stride, 1)
+
+    return segment, checkpoint.classes
+
+
+def _ids(texts: list[str] | None) -> dict[str, list[str]] | None:
+    if texts is None:
+        return None
+    ids = {}
+    for text in texts:
+        name, equals, parts = text.partition("=")
+        if not (equals and parts and all(side.isdigit() for part in parts.split(",") for side in part.split("-"))):
+            raise UserError(f"'{text}' does not give label ids of a class: write person=15 or hair=3,7-9.")
+        ids[name] = parts.split(",")
+    return ids
+
+
+def _record(args: argparse.Namespace, told: dict[str, Any]) -> None:
+    path = args.file.with_suffix(".json")
+    if not path.is_file():
+        raise UserError(f"No card {path} to record the scores in: leave out --record, or quantise the model first.")
+    card = json.loads(path.read_text())
+    card["scores"] = {"data": "/".join(args.images.parts[-2:]), **told}
+    write_whole({path: (json.dumps(card, indent=2) + "\n").encode()})
+
+
+def _text(told: dict[str, Any]) -> str:
+    sides = [told] + ([told["against"]] if "against" in told else [])
+    rows = [("class IoU", *("" if value is told else value["file"] for value in sides))]
+    rows += [(name, *(_percent(side["iou"][name]) for side in sides)) for name in told["iou"]]
+    rows += [("mIoU", *(_percent(side["miou"]) for side in sides))]
+    rows += [("pixels right", *(_percent(side["pixel_accuracy"]) for side in sides))]
+    body = "\n".join(
+        "  ".join(f"{cell:>14}" if place else f"{cell:<14}" for place, cell in enumerate(row)) for row in rows
+    )
+    return f"{told['images']} pictures\n{body}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

@@ -1,0 +1,62 @@
+"""Files of the converter: pictures to calibrate with, and results that are written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.checkpoint import Config
+from convert.data import PICTURES
+from models import UserError, preprocess
+
+
+def calibration_pictures(folders: Iterable[Path], count: int, config: Config, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Draw `count` pictures from folders and prepare them as the app prepares frames.
+
+    Returns:
+        1xHxWx3 uint8 RGB each.
+
+    Raises:
+        UserError: a folder is missing, has too few pictures, or one of those drawn cannot be read.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"No folder {folder}: give one with pictures like those the camera will see.")
+        found += sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if len(found) < count:
+        raise UserError(f"{len(found)} pictures are too few to draw {count}: add some, or ask for fewer.")
+    drawn = np.random.default_rng(seed).choice(len(found), count, replace=False)
+    return [_read(found[index], config) for index in sorted(drawn)]
+
+
+def _read(path: Path, config: Config) -> NDArray[np.uint8]:
+    frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if frame is None:
+        raise UserError(f"{path} is not a readable picture: replace it, or take it out.")
+    return preprocess(frame, config.height, config.width)  # type: ignore[arg-type]
+
+
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all of them appear complete, or none does."""
+    written: list[tuple[str, Path]] = []
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written.append((temporary, path))
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
+        for temporary, path in written:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written ({error.strerror}): choose another place.") from None
+    finally:
+        for temporary, _ in written:
+            if os.path.exists(temporary):
+                os.unlink(temporary)

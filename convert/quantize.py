@@ -1,0 +1,132 @@
+"""Turn a checkpoint into an integer-only .tflite file with its card, calibrated on a few pictures.
+
+  python -m convert quantize person.npz --images DIR -o models/person.tflite
+
+Pictures like those the camera will see are enough, without labels: 16 of them, or even one. The file and its card
+(the same name, .json) are written together once the file is proven integer-only, or not at all.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert import calibrate, flatbuffer, floats
+from convert.build import build
+from convert.checkpoint import Checkpoint
+from convert.files import calibration_pictures, write_whole
+from convert.fold import Folded, fold
+from convert.verify import Report, verify
+from models import UserError
+from models.runtime import interpreter
+
+Pictures = list[NDArray[np.uint8]]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint that `convert train` wrote, .npz")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of pictures to calibrate with")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
+    parser.add_argument("--pictures", type=int, default=16, help="how many pictures to calibrate with (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the pictures and the rotation (default 0)")
+    parser.add_argument(
+        "--grid", action="store_true", help="give class ids every few pixels instead of at the input's size"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Quantise a checkpoint and write file and card."""
+    if args.output.suffix != ".tflite":
+        raise UserError(f"{args.output} must end in .tflite: that is what will be written.")
+    if args.pictures < 1:
+        raise UserError(f"{args.pictures} pictures are too few: calibrate with at least one.")
+    checkpoint = Checkpoint.load(args.checkpoint)
+    pictures = calibration_pictures(args.images, args.pictures, checkpoint.config, args.seed)
+    folded = fold(checkpoint, seed=args.seed)
+    model = quantise(checkpoint, folded, pictures, "grid" if args.grid else "full")
+    report = _proven(model)
+    card = _card(args, checkpoint, model, report)
+    card["calibration"]["agreement"] = agreement(checkpoint, folded, model, pictures)
+    write_whole({args.output: model, args.output.with_suffix(".json"): (json.dumps(card, indent=2) + "\n").encode()})
+    size = len(model) / 1e6
+    print(f"{args.output}: integer-only, {size:.1f} MB, {card['calibration']['agreement']:.1%} of pixels as in float")
+    return 0
+
+
+def quantise(checkpoint: Checkpoint, folded: Folded, pictures: Pictures, output: str = "full") -> bytes:
+    """Return the integer-only `.tflite` file of a trained network.
+
+    Args:
+        checkpoint: the network, for its dimensions and classes.
+        folded: its re-parameterised arrays.
+        pictures: 1xHxWx3 uint8 RGB, to calibrate with.
+        output: "full" for class ids at the input's size, "grid" for one every `stride` pixels.
+    """
+    config = checkpoint.config
+    graph = build(calibrate.quantise(folded, config, pictures), config, output)
+    height, width = config.height, config.width
+    return flatbuffer.pack(graph, checkpoint.classes, f"Integer-only Segmenter, {width}x{height} pixels")
+
+
+def _proven(model: bytes) -> Report:
+    with _stored(model) as path:
+        report = verify(path)
+    assert report.integer_only, f"a float tensor slipped in: {report.float_tensors}"
+    return report
+
+
+@contextmanager
+def _stored(model: bytes) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(model)
+        yield path
+
+
+def agreement(checkpoint: Checkpoint, folded: Folded, model: bytes, pictures: Pictures) -> float:
+    """Return the share of pixels, 0..1, to which the integer file gives the class that the float network gives."""
+    config = checkpoint.config
+    with _stored(model) as path:
+        opened = interpreter(path)
+    source, sink = opened.get_input_details()[0]["index"], opened.get_output_details()[0]["index"]
+    equal = []
+    for pixels in pictures:
+        opened.set_tensor(source, pixels)
+        opened.invoke()
+        ids = opened.get_tensor(sink)
+        truth = floats.scores(folded, config, pixels).argmax(-1)
+        cell = ids.shape[1] // truth.shape[1]  # pixels along one side of a score's cell
+        equal.append((truth.repeat(cell, 1).repeat(cell, 2) == ids).mean())
+    return round(float(np.mean(equal)), 4)
+
+
+def _card(args: argparse.Namespace, checkpoint: Checkpoint, model: bytes, report: Report) -> dict[str, Any]:
+    config = checkpoint.config
+    return {
+        "name": args.output.stem,
+        "file": args.output.name,
+        "sha256": sha256(model).hexdigest(),
+        "bytes": len(model),
+        "input": {"height": config.height, "width": config.width, "type": "uint8 RGB, 0..255"},
+        "output": "grid" if args.grid else "full",
+        "classes": [asdict(info) for info in checkpoint.classes],
+        "network": asdict(config),
+        "parameters": sum(array.size for array in checkpoint.arrays.values()),
+        "training": checkpoint.training,
+        "calibration": {
+            "method": "after training",
+            "pictures": args.pictures,
+            "folders": ["/".join(folder.parts[-2:]) for folder in args.images],
+            "seed": args.seed,
+        },
+        "verify": {"integer_only": report.integer_only, "xnnpack_share": report.xnnpack_share},
+    }

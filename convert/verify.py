@@ -1,0 +1,138 @@
+"""Prove that a .tflite file is integer-only, and say how much of its work XNNPACK takes.
+
+Every tensor and operator of the file is looked at, not only its doors: stock converters leave float islands
+(DEQUANTIZE -> NEG -> QUANTIZE around each LayerNorm) in files whose input and output read int8.
+
+  python -m convert verify models/person.tflite
+  python -m convert verify models/person.tflite --json
+
+The exit code is 0 if the file is integer-only, else 1.
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert import flatbuffer
+from convert.graph import Graph, Operator
+from models import UserError
+from models.runtime import interpreter
+
+INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.bool_)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        integer_only: no tensor of the file, constants included, is of any float type.
+        float_tensors: names of those that are, each with the operator that makes or first reads it.
+        operators: how often each builtin occurs.
+        xnnpack_share: part of the work, 0..1, in operators that the runtime's default delegate takes here;
+            multiply-accumulates for products, output elements for all else.
+        outside_xnnpack: how often each builtin occurs among the rest.
+        partitions: how many pieces of the graph the delegate takes.
+    """
+
+    integer_only: bool
+    float_tensors: list[str]
+    operators: dict[str, int]
+    xnnpack_share: float
+    outside_xnnpack: dict[str, int]
+    partitions: int
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("file", type=Path, help="a .tflite file")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Verify a file and print the report."""
+    report = verify(args.file)
+    print(json.dumps(asdict(report), indent=2) if args.json else _text(args.file, report))
+    return 0 if report.integer_only else 1
+
+
+def verify(path: Path) -> Report:
+    """Count the file's tensors and operators and ask the runtime which of them XNNPACK takes.
+
+    Raises:
+        UserError: no such file, or not a TFLite model.
+    """
+    if not path.is_file():
+        raise UserError(f"No file {path}: give a .tflite file, for instance one of models/.")
+    runtime = interpreter(path)  # refuses what is no model, with a sentence
+    graph = flatbuffer.unpack(path.read_bytes())
+    floats = _float_tensors(graph)
+    taken, partitions = _delegated(runtime, graph)
+    work = [_work(operator) for operator in graph.operators]
+    rest = Counter(operator.kind for position, operator in enumerate(graph.operators) if position not in taken)
+    return Report(
+        integer_only=not floats,
+        float_tensors=floats,
+        operators=dict(Counter(operator.kind for operator in graph.operators).most_common()),
+        xnnpack_share=round(sum(work[position] for position in taken) / sum(work), 4),
+        outside_xnnpack=dict(rest.most_common()),
+        partitions=partitions,
+    )
+
+
+def _float_tensors(graph: Graph) -> list[str]:
+    """Name each tensor that is not of an integer type, once, with the first operator that has to do with it."""
+    found: dict[int, str] = {}
+    for operator in graph.operators:
+        for tensor in (*operator.outputs, *operator.inputs):
+            if tensor is not None and tensor.dtype not in INTEGERS:
+                kind = "constant of" if tensor.data is not None else "at"
+                found.setdefault(id(tensor), f"{tensor.name} ({np.dtype(tensor.dtype)}, {kind} {operator.kind})")
+    return list(found.values())
+
+
+def _delegated(runtime: Any, graph: Graph) -> tuple[set[int], int]:
+    """Return the positions of the operators inside delegate nodes: what leads to a node's outputs from its inputs."""
+    nodes = runtime._get_ops_details()
+    maker = {int(t): n["index"] for n in nodes[: len(graph.operators)] for t in n["outputs"]}
+    delegates = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    taken: set[int] = set()
+    for node in delegates:
+        edge, border = [int(t) for t in node["outputs"]], {int(t) for t in node["inputs"]}
+        while edge:
+            tensor = edge.pop()
+            if tensor in maker and tensor not in border and maker[tensor] not in taken:
+                taken.add(maker[tensor])
+                edge += [int(t) for t in nodes[maker[tensor]]["inputs"]]
+    return taken, len(delegates)
+
+
+def _work(operator: Operator) -> int:
+    """Multiply-accumulates of a product, output elements of anything else."""
+    elements = int(np.prod(operator.output.shape))
+    if operator.kind in ("FULLY_CONNECTED", "BATCH_MATMUL"):
+        first = operator.operand(0).shape
+        return elements * first[-2 if operator.options.get("adjX") else -1]
+    if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        return elements * int(np.prod(operator.operand(1).shape[1:]))
+    return elements
+
+
+def _text(path: Path, report: Report) -> str:
+    census = ", ".join(f"{name} {count}" for name, count in report.operators.items())
+    outside = ", ".join(f"{name} {count}" for name, count in report.outside_xnnpack.items()) or "none"
+    verdict = "integer-only: no float tensor" if report.integer_only else "NOT integer-only"
+    lines = [
+        f"{path}: {verdict}",
+        *(f"  float: {name}" for name in report.float_tensors[:10]),
+        *([f"  and {len(report.float_tensors) - 10} more"] if len(report.float_tensors) > 10 else []),
+        f"operators: {census}",
+        f"XNNPACK takes {report.xnnpack_share:.1%} of the work in {report.partitions} partitions",
+        f"outside XNNPACK: {outside}",
+    ]
+    return "\n".join(lines)
