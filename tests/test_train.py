@@ -61,7 +61,7 @@ def test_training_learns_and_keeps_the_best(folder: Path, capsys: pytest.Capture
     scores = [float(line.split("mIoU ")[1].split()[0]) for line in told.out.splitlines() if line.startswith("epoch")]
     kept = Checkpoint.load(folder / "out.npz")
     assert len(scores) == 12
-    assert max(scores) > 0.7 > scores[0] + 0.1  # from chance to discs
+    assert max(scores) > 0.75 and max(scores) > scores[0] + 0.1, scores  # from almost chance to discs
     assert round(kept.training["scores"]["miou"], 4) == max(scores)
     assert scores[kept.training["epoch"] - 1] == max(scores)
     assert "epoch 12/12" in told.err and "loss=" in told.err and "pictures/s" in told.err  # the bar
