@@ -24,7 +24,8 @@ log = logging.getLogger("app")
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "3")
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+quiet: Any = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # in OpenCV 4, in 5
+quiet(2)  # errors
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"
 WIDTH, HEIGHT = 640, 480  # asked of cameras; drawn by `Synthetic`
@@ -266,13 +267,16 @@ def _files(path: Path) -> Source:
         )
     if path.suffix.lower() not in CLIPS and cv2.haveImageReader(str(path)):
         return Pictures([path], str(path))
+    with path.open("rb") as file:
+        if b"\0" not in file.read(4096):  # every video's head has zeros; FFmpeg would draw a text's letters as frames
+            raise UserError(f"{path} is no video{_hint(str(path))}.")
     return Video(str(path), str(path), live=False)
 
 
 def _hint(address: int | str) -> str:
     if isinstance(address, int) or address.startswith("/dev/video"):
         return f": check the cable, or try `--source auto` or `--source {SAMPLE.parent.name}/{SAMPLE.name}`"
-    return ": give a video, a picture or a stream that OpenCV can read"
+    return ": give a clip, a picture or a stream that OpenCV can read"
 
 
 def _bgr(frame: Any) -> Frame:

@@ -1,0 +1,26 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """A real integer-only model, made by `tests/data/make_tiny.py`: dark, grey or bright, 64x64."""
+    return DATA / "tiny.tflite"
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 12 frames, 160x120 at 10 FPS, each evenly grey and 20 levels brighter than the one before."""
+    path = tmp_path_factory.mktemp("clip") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for number in range(12):
+        writer.write(np.full((120, 160, 3), 10 + 20 * number, np.uint8))
+    writer.release()
+    return path
