@@ -1,8 +1,7 @@
 """A trained network on disk: one `.npz` of float32 arrays under canonical names, with its configuration and classes."""
 
+import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -218,18 +217,12 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an `.npz` beside its place and move it there, so that a kill never leaves half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Write an `.npz`, whole or not at all: a kill never leaves half a file."""
+    from convert.files import write_whole  # which reads pictures for a `Config`
+
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    write_whole({Path(path): packed.getvalue()})
 
 
 def class_infos(entries: list[dict[str, Any]]) -> tuple[ClassInfo, ...]:

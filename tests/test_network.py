@@ -250,12 +250,11 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     saved.save(path)
     before = path.read_bytes()
 
-    def full_disk(file, **arrays):  # type: ignore[no-untyped-def]
-        file.write(b"half")
-        raise OSError("No space left on device")
+    def full_disk(*names: str) -> None:
+        raise OSError(28, "No space left on device", names[0])
 
-    monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(UserError, match="No space"):
         replace(saved, training={"seed": 1}).save(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["tiny.npz"]
 
