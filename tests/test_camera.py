@@ -18,7 +18,7 @@ from models import Segmenter, UserError
 
 
 class VirtualTime:
-    """Seconds that pass only in `advance`; the camera thread, asleep in `wait`, is woken at each moment it asked for."""
+    """Seconds that pass only in `advance`; the camera thread, asleep in `wait`, is woken when it asked to be."""
 
     def __init__(self) -> None:
         self.now, self.stopped = 0.0, False
@@ -269,7 +269,7 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(address: str, said: str) ->
 @pytest.mark.parametrize("name", ["text.mp4", "text.txt", "empty.avi"])
 def test_a_file_that_is_no_video_is_said_to_be_none(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("" if "empty" in name else "this is no video\n" * 100)
-    with pytest.raises(UserError, match="(gives no frames|is no video): give a clip"):
+    with pytest.raises(UserError, match=r"(gives no frames|is no video): give a clip"):
         open_source(tmp_path / name)
 
 
