@@ -20,7 +20,8 @@ Floats = NDArray[np.float64]
 RECENT = 128  # frames that rates and percentiles on the screen look back on ...
 SECONDS = 3.0  # ... but no longer than this
 KEPT = 4096  # latencies that the percentiles of a whole run are computed from: the last ones
-REFRESH = 0.25  # seconds between new figures: faster than this nobody reads
+REFRESH = 0.25  # seconds between new figures: faster than this nobody reads ...
+SETTLED = 8  # ... but the first few frames get theirs at once
 MEMORY_REFRESH = 1.0  # seconds; PSS makes the kernel walk all pages
 
 
@@ -94,7 +95,7 @@ class Meter:
     def figures(self) -> Figures:
         """Return the figures of the last seconds, new ones every quarter of a second."""
         now = self.clock()
-        if self._figures is None or now >= self._fresh_until:
+        if self._figures is None or now >= self._fresh_until or self.processed < SETTLED:
             self._fresh_until = now + REFRESH
             rows = np.arange(max(0, self.processed - RECENT), self.processed) % RECENT
             rows = rows[self._marks[rows, 1] >= now - SECONDS]

@@ -15,7 +15,8 @@ from app.pipeline import Result
 from models import Frame
 
 FONT, BOLD = cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX
-# OpenCV 5 draws these names with a real typeface, whose weight the face decides; in OpenCV 4 they are single strokes.
+# OpenCV 5 draws these with a real typeface and tells the height of its line; OpenCV 4 draws strokes, whose weight we
+# choose, and tells the height of the letter.
 STROKES = not hasattr(cv2, "FontFace")
 INK, FAINT, PAPER = (250, 250, 250), (178, 172, 168), (26, 22, 20)  # BGR
 PAPER_OPACITY = 0.68
@@ -99,11 +100,12 @@ class Painter:
         _, ink, through = self._panels[name]
         margin = round(0.7 * size)
         height, width = (min(side, room - margin) for side, room in zip(ink.shape, picture.shape[:2], strict=False))
-        y = round(margin + place[1] * (picture.shape[0] - height - 2 * margin))
-        x = round(margin + place[0] * (picture.shape[1] - width - 2 * margin))
-        part = picture[max(0, y) : max(0, y) + height, max(0, x) : max(0, x) + width]
-        dimmed = cv2.multiply(part, through[: part.shape[0], : part.shape[1]], scale=1 / 255)
-        cv2.add(dimmed, ink[: part.shape[0], : part.shape[1]], part)
+        if height <= 0 or width <= 0:
+            return
+        y = max(0, round(margin + place[1] * (picture.shape[0] - height - 2 * margin)))
+        x = max(0, round(margin + place[0] * (picture.shape[1] - width - 2 * margin)))
+        part = picture[y : y + height, x : x + width]
+        cv2.add(cv2.multiply(part, through[:height, :width], scale=1 / 255), ink[:height, :width], part)
 
 
 def figure_rows(figures: Figures, model: str) -> list[Row]:
@@ -196,7 +198,7 @@ def _write(
 def _face(size: int, bold: bool) -> tuple[int, float, int]:
     face = BOLD if bold else FONT
     scale = size / cv2.getTextSize("0", face, 1.0, 1)[0][1]
-    return face, scale, max(1, round(size / (8 if bold else 12))) if STROKES else 1
+    return (face, 0.75 * scale, max(1, round(size / 14))) if STROKES else (face, scale, 1)
 
 
 def _width(text: str, size: int, bold: bool = False) -> int:

@@ -1,10 +1,13 @@
 """What several tests share."""
 
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `run_demo.py` is a script, not an installed module
 
 DATA = Path(__file__).parent / "data"
 

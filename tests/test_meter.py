@@ -71,7 +71,7 @@ def test_the_screen_shows_the_last_seconds_and_the_summary_the_whole_run() -> No
 def test_figures_are_renewed_four_times_a_second() -> None:
     clock = Clock()
     meter = Meter(clock)
-    feed(meter, clock, frames=2, period=0.1, infer=0.01)
+    feed(meter, clock, frames=20, period=0.1, infer=0.01)
     first = meter.figures()
     clock.now += 0.2
     assert meter.figures() is first
