@@ -184,10 +184,12 @@ class Run:
         """Score the averaged weights; write them to `output` if none were better."""
         own = self.network.arrays(self.model)
         self.optimizer.finalize_variable_values(self.model.trainable_variables)  # puts the average in
+        averaged = self.network.arrays(self.model)
+        self.network.assign(self.model, averaged)  # as copies: JAX would free the optimizer's own
         scores = validate(self.model, self.config, samples, [entry.name for entry in self.recipe.classes])
         if not self.best or scores.miou > self.best["miou"]:
             self.best = scores.as_dict()
-            Checkpoint(self.network.arrays(self.model), self.config, self.recipe.classes, self._story()).save(output)
+            Checkpoint(averaged, self.config, self.recipe.classes, self._story()).save(output)
         self.network.assign(self.model, own)
         return scores
 

@@ -159,7 +159,7 @@ def test_other_backends_give_the_same_logits(backend: str, tmp_path: Path) -> No
         "kept = Checkpoint.load('tiny.npz'); model = network.build(kept.config); network.assign(model, kept.arrays)\n"
         "np.save('logits.npy', model.predict_on_batch(np.load('pixels.npy')))"
     )
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment, capture_output=True)
     ours = model.predict_on_batch(pictures(config))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), ours, atol=1e-4 * np.abs(ours).max())

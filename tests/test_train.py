@@ -149,13 +149,14 @@ def test_training_starts_from_a_checkpoint_of_another_size(folder: Path) -> None
     assert tall.training["init"] == "small.npz" and "--size 48x32" in tall.training["command"]
 
 
-def test_pytorch_trains_too(folder: Path) -> None:
-    pytest.importorskip("torch", reason="PyTorch is not installed here")
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_other_backends_train_too(backend: str, folder: Path) -> None:
+    pytest.importorskip(backend, reason=f"{backend} is not installed here")
     command = [sys.executable, "-m", "convert", "train", "recipe.json", "--data", ".", "-o", "out.npz"]
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([*command, "--epochs", "1"], check=True, cwd=folder, env=environment, capture_output=True)
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, "--epochs", "2"], check=True, cwd=folder, env=environment, capture_output=True)
     kept = Checkpoint.load(folder / "out.npz")
-    assert kept.training["backend"].startswith("torch")
+    assert kept.training["backend"].startswith(backend)
     fresh = network.fresh(kept.config, 0)
     assert not np.array_equal(kept.arrays["patch/kernel"], fresh["patch/kernel"])
 
