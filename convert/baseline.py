@@ -9,7 +9,9 @@ time that one takes (its scores then mean nothing).
 """
 
 import argparse
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.checkpoint import Checkpoint
+from convert.checkpoint import Checkpoint, Config
 from convert.files import calibration_pictures, write_whole
 from models import UserError
 
@@ -57,13 +59,22 @@ def export(checkpoint: Checkpoint, kind: str, pictures: list[NDArray[np.uint8]])
         pictures: 1xHxWx3 uint8 RGB, to calibrate stock-int8 with.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on GPUs that are not there
+    logging.getLogger("absl").setLevel(logging.ERROR)
     import keras
 
     if keras.backend.backend() != "tensorflow":
         raise UserError("Baselines are exported by TensorFlow: run the command with KERAS_BACKEND=tensorflow.")
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(checkpoint)])
+    from convert import network
+
+    model = network.build(checkpoint.config)
+    network.assign(model, checkpoint.arrays)
+    # The stock quantiser sets the type of the input itself, from float.
+    function = _function(model, checkpoint.config, tf.float32 if kind == "stock-int8" else tf.uint8)
+    # Without a trackable object, which the converter warns of: with one, weights stay variables instead of constants.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     if kind != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "stock-int8":
@@ -72,23 +83,17 @@ def export(checkpoint: Checkpoint, kind: str, pictures: list[NDArray[np.uint8]])
             for picture in pictures:
                 yield [picture.astype(np.float32)]
 
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([_function(checkpoint, tf.float32)])
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = representative
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
-    return bytes(converter.convert())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs")  # they come from the pictures
+        return bytes(converter.convert())
 
 
-def _function(checkpoint: Checkpoint, pixels: Any = None) -> Any:
-    """Trace frame -> class map; `pixels` is the type of the input, uint8 unless the stock quantiser is to set it."""
+def _function(model: Any, config: Config, pixels: Any) -> Any:
+    """Trace frame -> class map; `pixels` is the type of the input."""
     import tensorflow as tf
-
-    from convert import network
-
-    config = checkpoint.config
-    model = network.build(config)
-    network.assign(model, checkpoint.arrays)
 
     def segment(frame: Any) -> Any:
         logits = model(tf.cast(frame, tf.float32))
@@ -98,5 +103,5 @@ def _function(checkpoint: Checkpoint, pixels: Any = None) -> Any:
         ids = tf.reshape(tf.concat([tf.reshape(ids, (-1, 1))] * stride, axis=1), (rows, 1, columns * stride))
         return tf.reshape(tf.concat([ids] * stride, axis=1), (1, config.height, config.width))
 
-    signature = tf.TensorSpec((1, config.height, config.width, 3), pixels or tf.uint8)
+    signature = tf.TensorSpec((1, config.height, config.width, 3), pixels)
     return tf.function(segment).get_concrete_function(signature)

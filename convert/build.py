@@ -304,7 +304,7 @@ class IntegerOps:
         return self._constants.setdefault(key, constant(name, data, scale))
 
 
-_CAST_TO_INT32 = {"table": "CastOptions", "inDataType": 9, "outDataType": 2}  # TensorType INT8, INT32
+_CAST_TO_INT32: dict[str, Any] = {"table": "CastOptions", "inDataType": 9, "outDataType": 2}  # TensorType INT8, INT32
 
 
 def _int8(values: NDArray[np.float64]) -> NDArray[np.int8]:

@@ -31,7 +31,7 @@ DTYPES = {"BOOL": np.bool_, "COMPLEX64": np.complex64} | {
 }
 
 
-class _Builder(flatbuffers.Builder):
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
     """A flatbuffer builder that aligns vectors to 16 bytes and stores equal vectors once."""
 
     def __init__(self) -> None:

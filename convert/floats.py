@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from math import erf
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ def gelu(x: Array) -> Array:
     """Return x Φ(x), the exact GELU; interpolated in a table of erf where x is large, to a few 1e-7."""
     grid = np.linspace(-6, 6, 24001, dtype=np.float32)
     table = 0.5 * (1 + _ERF(grid / np.sqrt(2)))
-    return (x * np.interp(x, grid, table)).astype(np.float32)
+    return np.asarray(x * np.interp(x, grid, table), np.float32)
 
 
 class FloatOps:
@@ -66,7 +65,7 @@ class FloatOps:
         return split[0], split[1], split[2]
 
     def merge(self, x: Array) -> Array:
-        return x.transpose(0, 2, 1, 3).reshape(1, -1, self.config.dim)
+        return np.reshape(x.transpose(0, 2, 1, 3), (1, -1, self.config.dim))
 
     def matmul(self, name: str, a: Array, b: Array, transpose: bool = False) -> Array:
         return self._seen(name, a @ (np.swapaxes(b, -1, -2) if transpose else b))
@@ -76,7 +75,7 @@ class FloatOps:
 
     def roots(self, name: str, e: Array) -> tuple[Array, Array]:
         sums = self._seen(name, e.sum(-1, keepdims=True))
-        root = 1 / np.sqrt(sums)
+        root = np.sqrt(1 / sums)
         return root, root
 
     def scale_rows(self, name: str, x: Array, factor: Array) -> Array:
@@ -92,21 +91,20 @@ class FloatOps:
         return x[:, : self.config.tokens], x[:, self.config.tokens :]
 
     def per_sub_patch(self, x: Array, channels: int) -> Array:
-        return x.reshape(self.config.classes, -1, channels).swapaxes(0, 1).reshape(1, -1, channels)
+        split = x.reshape(self.config.classes, -1, channels)
+        return np.reshape(np.swapaxes(split, 0, 1), (1, -1, channels))
 
     def row(self, x: Array) -> Array:
         return x.reshape(1, 1, -1)
 
 
-def scores(
-    folded: Folded, config: Config, pixels: NDArray[np.uint8], watch: Watch = lambda name, values: None
-) -> Array:
+def scores(folded: Folded, config: Config, pixels: NDArray[np.uint8], watch: Watch = _ignore) -> Array:
     """Run the float network: 1xHxWx3 uint8 RGB pixels -> 1 x H/stride x W/stride x K float32 scores."""
-    flat: Any = segmenter(FloatOps(folded, config, watch), config, pixels)
+    flat: Array = segmenter(FloatOps(folded, config, watch), config, pixels)
     return unfold(flat, config)
 
 
-def unfold(flat: Any, config: Config) -> Any:
+def unfold(flat: Array, config: Config) -> Array:
     """Lay 1xNx(S K) scores out as 1 x H/stride x W/stride x K, each sub-patch in its place."""
     rows, columns = config.grid
     tiles = flat.reshape(1, rows, columns, config.sub, config.sub, config.classes)

@@ -62,9 +62,9 @@ def _orthogonal(size: int, rng: np.random.Generator) -> Matrix:
         hadamard = np.ones((1, 1))
         while len(hadamard) < size:
             hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
-        return hadamard * rng.choice([-1.0, 1.0], size)[:, np.newaxis] / np.sqrt(size)
+        return np.asarray(hadamard * rng.choice([-1.0, 1.0], size)[:, np.newaxis] / np.sqrt(size))
     q, r = np.linalg.qr(rng.normal(size=(size, size)))
-    return q * np.sign(np.diag(r))
+    return np.asarray(q * np.sign(np.diag(r)))
 
 
 def _entrance(arrays: Folded, config: Config, writer: Matrix) -> Folded:

@@ -82,7 +82,7 @@ class Graph:
         name: str,
         shape: tuple[int, ...],
         dtype: type[np.generic] = np.int8,
-        scale: float | None = None,
+        scale: float | Array | None = None,
         zero_point: int = 0,
         **options: Any,
     ) -> Tensor:

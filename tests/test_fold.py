@@ -4,27 +4,14 @@ import numpy as np
 import pytest
 
 from convert import floats, fold, network
-from convert.checkpoint import Checkpoint, preset
-from models import ClassInfo
-
-
-def random_checkpoint(activation: str = "relu", **overrides: int) -> Checkpoint:
-    """A tiny network in which no gain is 1, no bias 0 and no channel of the stream centred."""
-    config = preset("tiny", 3, activation=activation, **overrides)
-    rng = np.random.default_rng(1)
-    arrays = {
-        name: array + rng.normal(0, 0.15, array.shape).astype(np.float32)
-        for name, array in network.fresh(config).items()
-    }
-    classes = tuple(ClassInfo(name, (0, 0, 0)) for name in "abc")
-    return Checkpoint(arrays, config, classes)
+from tests import tiny
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("rotate", [True, False])
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])  # a square and a rectangular grid
 def test_the_function_is_the_same_before_and_after(activation: str, rotate: bool, size: tuple[int, int]) -> None:
-    checkpoint = random_checkpoint(activation, height=size[0], width=size[1])
+    checkpoint = tiny.checkpoint(activation, height=size[0], width=size[1])
     config = checkpoint.config
     pixels = np.random.default_rng(2).integers(0, 256, (1, *size, 3), np.uint8)
     model = network.build(config)
@@ -35,7 +22,7 @@ def test_the_function_is_the_same_before_and_after(activation: str, rotate: bool
 
 
 def test_the_stream_has_mean_zero_and_no_outlier_channel() -> None:
-    checkpoint = random_checkpoint()
+    checkpoint = tiny.checkpoint()
     checkpoint.arrays["encoder/0/fc2/bias"][5] = 100.0  # the outlier channel that ruins per-tensor scales
     pixels = np.random.default_rng(2).integers(0, 256, (1, 64, 64, 3), np.uint8)
 

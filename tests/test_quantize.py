@@ -1,0 +1,165 @@
+"""A tiny real network goes through the whole converter: checkpoint, calibration, integer file, card, class map."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert import flatbuffer, floats
+from convert.__main__ import main
+from convert.checkpoint import Checkpoint
+from convert.files import calibration_pictures
+from convert.fold import fold
+from convert.verify import verify
+from models import Segmenter, card
+from tests import tiny
+
+
+def quantize(folder: Path, *options: str, **network: object) -> tuple[Checkpoint, Path]:
+    """Run the command on a tiny checkpoint and a few pictures."""
+    checkpoint = tiny.checkpoint(**network)  # type: ignore[arg-type]
+    checkpoint.save(folder / "tiny.npz")
+    pictures = tiny.pictures(folder / "pictures")
+    file = folder / "tiny.tflite"
+    arguments = ["quantize", str(folder / "tiny.npz"), "--images", str(pictures), "-o", str(file), "--pictures", "4"]
+    assert main([*arguments, *options]) == 0
+    return checkpoint, file
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Path]:
+    return quantize(tmp_path_factory.mktemp("tiny"))
+
+
+def test_the_file_is_integer_only_and_xnnpack_takes_the_work(converted: tuple[Checkpoint, Path]) -> None:
+    report = verify(converted[1])
+    assert report.integer_only and report.float_tensors == []
+    assert not {"DEQUANTIZE", "SOFTMAX", "GELU", "RSQRT"} & set(report.operators)
+    assert report.xnnpack_share > 0.9
+
+
+def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, Path]) -> None:
+    checkpoint, file = converted
+    model, folded = Segmenter(file, threads=1), fold(checkpoint)
+    equal = []
+    for pixels in calibration_pictures([file.parent / "pictures"], 4, checkpoint.config):
+        ids = model.infer(pixels)
+        truth = floats.scores(folded, checkpoint.config, pixels)[0].argmax(-1).repeat(4, 0).repeat(4, 1)
+        assert ids.shape == (64, 64) and ids.dtype == np.uint8
+        assert len(np.unique(truth)) > 1  # else agreeing would prove nothing
+        equal.append((ids == truth).mean())
+    assert np.mean(equal) > 0.9
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"activation": "gelu"},
+        {"height": 48, "width": 80},  # rectangular
+        {"stride": 8},  # two sub-patches a side: repeated by concatenation instead of by multiplication
+        {"stride": 16},  # one class for each patch, as in the original Segmenter
+    ],
+    ids=lambda network: " ".join(f"{key}={value}" for key, value in network.items()),
+)
+def test_other_networks(tmp_path: Path, network: dict[str, object]) -> None:
+    _, file = quantize(tmp_path, **network)
+    assert verify(file).integer_only
+    told = json.loads(file.with_suffix(".json").read_text())
+    assert told["calibration"]["agreement"] > 0.85
+    assert Segmenter(file).segment(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
+
+
+def test_a_grid_of_classes_is_the_full_map_at_its_cells(tmp_path: Path, converted: tuple[Checkpoint, Path]) -> None:
+    _, file = quantize(tmp_path, "--grid")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    grid, full = Segmenter(file).infer(pixels), Segmenter(converted[1]).infer(pixels)
+    assert grid.shape == (16, 16)
+    np.testing.assert_array_equal(grid.repeat(4, 0).repeat(4, 1), full)
+
+
+def test_the_card_tells_the_file(converted: tuple[Checkpoint, Path]) -> None:
+    checkpoint, file = converted
+    told = card(file)
+    assert told.classes == tiny.CLASSES
+    assert told.details["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert told.details["network"] == json.loads(json.dumps(asdict(checkpoint.config)))
+    assert told.details["calibration"]["pictures"] == 4
+
+
+def test_classes_are_in_the_file_itself(converted: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    alone = tmp_path / "alone.tflite"
+    alone.write_bytes(converted[1].read_bytes())
+    with zipfile.ZipFile(alone) as archive:
+        assert archive.testzip() is None
+        assert archive.read("labelmap.txt").decode().splitlines() == [info.name for info in tiny.CLASSES]
+    assert card(alone).classes == tiny.CLASSES
+
+
+def test_equal_runs_write_equal_files(converted: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    assert quantize(tmp_path)[1].read_bytes() == converted[1].read_bytes()
+
+
+def test_what_is_packed_can_be_unpacked(converted: tuple[Checkpoint, Path]) -> None:
+    graph = flatbuffer.unpack(converted[1].read_bytes())
+    assert graph.source is not None and graph.source.shape == (1, 64, 64, 3) and graph.source.dtype is np.uint8
+    assert graph.sink is not None and graph.sink.shape == (1, 64, 64)
+    products = [operator for operator in graph.operators if operator.kind == "FULLY_CONNECTED"]
+    scales = {product.operand(1).name: np.size(product.operand(1).scale) for product in products}
+    assert scales["encoder/0/fc1/kernel"] == 128  # one scale for each output
+
+
+@pytest.mark.parametrize("frame", ["black", "white", "grey", "noise"])
+def test_extreme_frames_run(converted: tuple[Checkpoint, Path], frame: str) -> None:
+    levels = {"black": 0, "white": 255, "grey": 128}
+    noise = np.random.default_rng(3).integers(0, 256, (64, 64, 3), np.uint8)
+    pixels = noise if frame == "noise" else np.full((64, 64, 3), levels[frame], np.uint8)
+    assert Segmenter(converted[1]).segment(pixels).max() < len(tiny.CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"checkpoint": "none.npz"}, "No file"),
+        ({"checkpoint": "text.npz"}, "not a readable .npz"),
+        ({"checkpoint": "other.npz"}, "not a checkpoint"),
+        ({"checkpoint": "short.npz"}, "lacks 'encoder/0/fc1/kernel'"),
+        ({"checkpoint": "odd.npz"}, "'patch/bias' of shape (7,)"),
+        ({"images": "nowhere"}, "No folder"),
+        ({"images": "empty"}, "too few"),
+        ({"images": "broken"}, "not a readable picture"),
+        ({"output": "out.bin"}, "must end in .tflite"),
+        ({"output": "tiny.npz/out.tflite"}, "cannot be written"),
+        ({"pictures": "0"}, "at least one"),
+        ({"pictures": "99"}, "too few"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str], says: str
+) -> None:
+    checkpoint = tiny.checkpoint()
+    checkpoint.save(tmp_path / "tiny.npz")
+    with np.load(tmp_path / "tiny.npz") as archive:
+        arrays = dict(archive)
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    np.savez(tmp_path / "short.npz", **{k: v for k, v in arrays.items() if k != "encoder/0/fc1/kernel"})
+    np.savez(tmp_path / "odd.npz", **{**arrays, "patch/bias": np.zeros(7, np.float32)})
+    tiny.pictures(tmp_path / "pictures")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    for number in range(4):
+        (tmp_path / "broken" / f"{number}.png").write_text("not a picture")
+    chosen = {"checkpoint": "tiny.npz", "images": "pictures", "output": "out.tflite", "pictures": "4"} | change
+    before = set(tmp_path.rglob("*"))
+    code = main([
+        "quantize", str(tmp_path / chosen["checkpoint"]), "--images", str(tmp_path / chosen["images"]),
+        "-o", str(tmp_path / chosen["output"]), "--pictures", chosen["pictures"],
+    ])  # fmt: skip
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+    assert set(tmp_path.rglob("*")) == before
