@@ -1,4 +1,4 @@
-"""The front door: `python run_demo.py [live | models | ...]`; without a command it is `live`."""
+"""The front door: `python run_demo.py [live | soak | models]`; without a command it is `live`."""
 
 import argparse
 import importlib
@@ -11,6 +11,7 @@ from models import UserError
 # Only the one asked for is imported, so that `doctor` can still speak where another would fail.
 COMMANDS = {
     "live": ("app.live", "segment a camera or a clip, in a window or without one (the default)"),
+    "soak": ("app.soak", "run the live loop for long and check its speed and memory"),
     "models": ("app.catalogue", "list the models that can be run"),
 }
 

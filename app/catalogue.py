@@ -1,35 +1,42 @@
 """The models that can be run: names, input sizes, scores and classes, as their cards tell them."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from models import DEFAULT, UserError, card, names
+from models import DEFAULT, Card, UserError, card, names
+
+BEGIN, END = "<!-- models: written by `make readme` -->", "<!-- end of models -->"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `run_demo.py models`: there are none."""
+    """Declare the options of `run_demo.py models`."""
+    parser.add_argument("--readme", type=Path, metavar="FILE", help=f"put the table of figures after {BEGIN} in FILE")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print one line per shipped model."""
-    known = names()
+    """Print one line per shipped model, or write their figures into a page."""
+    known = [card(name) for name in names()]
     if not known:
         raise UserError("No model is there: put a .tflite file and its .json card into models/.")
-    print(table([("model", "input", "MB", "IoU", "classes"), *(line(name) for name in known)]))
+    if args.readme:
+        rewrite(args.readme, markdown(known))
+        return 0
+    print(table([("model", "input", "MB", "mIoU", "classes"), *map(line, known)]))
     print(f"\nRun one with `python run_demo.py --model NAME`; the default is {DEFAULT}.")
     return 0
 
 
-def line(name: str) -> tuple[str, ...]:
+def line(told: Card) -> tuple[str, ...]:
     """Word one model's card: name, input size, file size, int8 score in percent, classes; what it lacks is "-"."""
-    told = card(name)
-    size, scores = told.details.get("input", {}), told.details.get("scores", {})
-    score = scores.get("int8", {}).get("miou")
+    score = told.details.get("scores", {}).get("miou")
     return (
-        name,
-        f"{size['width']}x{size['height']}" if size else "-",
+        told.name,
+        _size(told),
         f"{told.file.stat().st_size / 1e6:.1f}",
-        f"{100 * score:.1f}" if score is not None else "-",
+        "-" if score is None else f"{100 * score:.1f}",
         ", ".join(info.name for info in told.classes[1:]),
     )
 
@@ -38,3 +45,66 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Align rows of words into columns, the last one as it is."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def markdown(cards: Sequence[Card]) -> str:
+    """Word the cards' scores and speeds as a Markdown table, what they were measured on under it."""
+    head = ("model", "finds", "input", "mIoU float → int8", "speed", "against float32", "RSS / peak", "file")
+    rows = [head, ("---",) * len(head), *map(_figures, cards)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", *dict.fromkeys(note for told in cards for note in _notes(told))])
+
+
+def rewrite(page: Path, text: str) -> None:
+    """Put a text between the two markers of a page, written whole or not at all."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{page} lacks the line '{BEGIN}' or '{END}': write both where the table belongs.")
+    beside = page.with_name(page.name + ".new")
+    beside.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    os.replace(beside, page)
+
+
+def _figures(told: Card) -> tuple[str, ...]:
+    scores, rows = told.details.get("scores", {}), told.details.get("speed", {}).get("rows", [])
+    ours = [row for row in rows if row["variant"] == "int8"]
+    theirs = {row["threads"]: row["median_ms"] for row in rows if row["variant"] == "float32"}
+    ratios = [f"{theirs[row['threads']] / row['median_ms']:.1f}x" for row in ours if row["threads"] in theirs]
+    return (
+        f"[{told.name}](models/{told.file.stem}.json)",
+        ", ".join(info.name for info in told.classes[1:]),
+        _size(told),
+        f"{_percent(scores.get('against'))} → {_percent(scores)}",
+        "<br>".join(f"{row['median_ms']:.1f} ms, {row['fps']:.0f} FPS, {_threads(row)}" for row in ours) or "-",
+        "<br>".join(ratios) or "-",
+        "<br>".join(f"{row['rss_mb']:.0f} / {row['peak_rss_mb']:.0f} MB" for row in ours) or "-",
+        f"{told.file.stat().st_size / 1e6:.1f} MB",
+    )
+
+
+def _notes(told: Card) -> list[str]:
+    scores, speed = told.details.get("scores"), told.details.get("speed")
+    notes = []
+    if speed:
+        notes.append(
+            f"Speed and memory of the network alone on {speed['device']}, {speed['runtime']}, by "
+            "`python run_demo.py benchmark --against float32 --record`; float32 is TensorFlow's export of the same "
+            "network with GELU."
+        )
+    if scores:
+        notes.append(f"mIoU on {scores['images']} pictures of {scores['data']}, by `python -m convert evaluate`.")
+    return notes
+
+
+def _size(told: Card) -> str:
+    size = told.details.get("input")
+    return f"{size['width']}x{size['height']}" if size else "-"
+
+
+def _percent(scores: dict[str, Any] | None) -> str:
+    return f"{100 * scores['miou']:.1f}" if scores else "-"
+
+
+def _threads(row: dict[str, Any]) -> str:
+    return f"{row['threads']} thread{'s' * (row['threads'] > 1)}"

@@ -133,13 +133,13 @@ class Controls:
         name = self._name("snapshot")
         write_picture(self._folder / f"{name}.png", picture)
         write_picture(self._folder / f"{name}-mask.png", result.classes)
-        self.say(f"saved {name}.png and its mask")
+        self.say(f"saved {name}.png")
 
     def _record(self) -> None:
         if self.recording:
             name = self.recording[0].path.name
             self.close()
-            self.say(f"saved {name} and its masks")
+            self.say(f"saved {name}")
         else:
             name = self._name("recording")
             video = Video(self._folder / f"{name}.mp4", RECORDING_FPS)

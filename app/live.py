@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--source", default="auto", help="auto, a camera's index, a clip, picture, folder, URL, picamera or synthetic")
     add("--model", default=DEFAULT, help="a shipped model's name or a .tflite file")
-    add("--threads", type=_count, metavar="N", help="threads of the network (default: the cores, at most 4)")
+    add("--threads", type=positive, metavar="N", help="threads of the network (default: the cores, at most 4)")
     add("--show", choices=("auto", "window", "none"), default="auto", help="auto: a window where there is a display")
-    add("--frames", type=_count, metavar="N", help="end after so many frames")
+    add("--frames", type=positive, metavar="N", help="end after so many frames")
     add("--save", type=Path, metavar="PATH", help="annotated .mp4 or .avi, last picture .png or .jpg, or a folder")
     add("--masks", type=Path, metavar="PATH", help="class maps: a folder of PNGs, or one .json with COCO RLE")
     add("--csv", type=Path, metavar="PATH", help="a row per frame: time, stages, class shares")
@@ -261,7 +261,8 @@ def _backdrop(text: str) -> Any:
     return picture
 
 
-def _count(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a number of frames or threads from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
     return int(text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ FONT, BOLD = cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX
 STROKES = not hasattr(cv2, "FontFace")
 INK, FAINT, PAPER = (250, 250, 250), (178, 172, 168), (26, 22, 20)  # BGR
 PAPER_OPACITY = 0.68
+NOTICE_WIDTH = 36  # letters in a line
 LEAST_SHARE = 0.005  # a class on fewer of the pixels is not listed
 
 KEYS = {
@@ -66,8 +68,8 @@ class Painter:
         Args:
             result: what was segmented; its frame is left as it is.
             view: mode and panels wanted.
-            notices: short sentences shown at the bottom in the middle.
-            hint: a word on keys at the lower right, for a window.
+            notices: short sentences, shown at the lower right.
+            hint: a word on keys, shown there when there is nothing else to say.
         """
         picture = compose(result.frame, result.classes, result.card, view)
         if view.help:
@@ -78,8 +80,8 @@ class Painter:
             self._lay(picture, "figures", rows[: _fitting(picture, size, 0.45)], size, (0.0, 0.0))
         legend = legend_rows(result, view)[: _fitting(picture, size, 0.4)]
         self._lay(picture, "legend", legend, size, (0.0, 1.0))
-        self._lay(picture, "hint", [Row(hint)] if hint else [], size, (1.0, 1.0))
-        self._lay(picture, "notices", [Row(notice) for notice in notices], size, (0.5, 1.0))
+        words = [line for notice in notices for line in wrap(notice, NOTICE_WIDTH)] or [hint] * bool(hint)
+        self._lay(picture, "notices", [Row(line) for line in words], size, (1.0, 1.0))
         return picture
 
     def _help(self, picture: Frame) -> Frame:

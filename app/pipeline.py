@@ -1,13 +1,15 @@
 """The pipeline: while one frame is captured ahead and one is segmented, the one before is handed out and drawn.
 
-    camera thread          worker thread                 the caller's thread
-    read, keep newest  ->  prepare, infer            ->  restore, refine  ->  paint, show, save
+    camera thread     preparing thread   segmenting thread   the caller's thread
+    read           -> prepare         -> infer            -> restore, refine -> paint, show, save
 
-A worker takes its frame only when it is free, so nothing queues and a live frame is at most one camera interval and
-one inference old when it is handed out.
+From a live source a frame is taken only when the network is free, and prepared then: nothing queues, and a frame is
+at most one camera interval and one inference old when it is handed out. What is read in order cannot go stale, so the
+next frame is prepared while this one is inferred.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,13 +57,18 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Segmented:
+class _Prepared:
     shot: Shot
     segmenter: Segmenter
     pixels: NDArray[np.uint8]
+    prepare: float  # seconds
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    prepared: _Prepared
     classes: ClassMap
-    prepare: float
-    infer: float
+    infer: float  # seconds
 
 
 class Pipeline:
@@ -69,7 +76,7 @@ class Pipeline:
 
     Args:
         camera: read and, with the pipeline, closed.
-        segmenter: may be exchanged at any time by assignment; the frame under way still uses the old one.
+        segmenter: may be exchanged at any time by assignment; the frames under way still use the old one.
         limit: end after so many frames.
         smooth, refine: whether labels are steadied over time, and whether masks follow the picture's edges; both may
             be switched by assignment.
@@ -93,23 +100,24 @@ class Pipeline:
         self.smooth, self.refine, self.meter = smooth, refine, meter or Meter()
         self.ended = limit == 0
         self._smoother = Smoother()
-        self._worker = ThreadPoolExecutor(1, "segmenter")
-        self._job: Future[_Segmented | None] | None = None
+        self._preparer, self._worker = ThreadPoolExecutor(1, "prepare"), ThreadPoolExecutor(1, "segment")
+        self._next: Future[_Prepared | None] | None = None
+        self._jobs: deque[Future[_Segmented | None]] = deque()
 
     def poll(self, timeout: float = POLL) -> Result | None:
         """Return the next result, or None if there is none within `timeout` seconds or if the source has `ended`."""
         if self.ended:
             return None
-        job = self._job = self._job or self._worker.submit(self._segment)
+        self._keep_busy()
         try:
-            segmented = job.result(timeout)
+            segmented = self._jobs[0].result(timeout)
         except TimeoutError:
             return None
-        self._job = None
+        self._jobs.popleft()
         last = self.limit is not None and self.meter.processed + 1 >= self.limit
         self.ended = segmented is None or last
         if not self.ended:
-            self._job = self._worker.submit(self._segment)  # the next one, while this one is drawn
+            self._keep_busy()  # with the next frame, while this one is drawn
         return self._finish(segmented) if segmented else None
 
     def __iter__(self) -> Iterator[Result]:
@@ -123,9 +131,11 @@ class Pipeline:
         self.ended = True
         self.camera.close()
         self._worker.shutdown()
-        if self._job and not self._job.exception() and self._job.result():
-            self.camera.dropped += 1
-        self._job = None
+        self._preparer.shutdown()
+        for job in (self._next, *self._jobs):
+            self.camera.dropped += bool(job and not job.exception() and job.result())
+        self._next = None
+        self._jobs.clear()
         self.meter.captured, self.meter.dropped = self.camera.captured, self.camera.dropped
 
     def __enter__(self) -> Self:
@@ -136,32 +146,45 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _segment(self) -> _Segmented | None:
+    def _keep_busy(self) -> None:
+        # One job ahead for what cannot go stale: the network need not wait for this thread to wake up.
+        while len(self._jobs) < (1 if self.camera.live else 2):
+            self._jobs.append(self._worker.submit(self._segment))
+
+    def _prepare(self) -> _Prepared | None:
         shot, segmenter, clock = self.camera.read(), self.segmenter, self.meter.clock
         if shot is None:
             return None
         start = clock()
-        pixels = segmenter.prepare(shot.frame)
-        ready = clock()
-        classes = segmenter.infer(pixels)
-        return _Segmented(shot, segmenter, pixels, classes, ready - start, clock() - ready)
+        return _Prepared(shot, segmenter, segmenter.prepare(shot.frame), clock() - start)
+
+    def _segment(self) -> _Segmented | None:
+        prepared = self._next.result() if self._next else self._prepare()
+        if not self.camera.live:
+            self._next = self._preparer.submit(self._prepare)
+        if prepared is None:
+            return None
+        start = self.meter.clock()
+        classes = prepared.segmenter.infer(prepared.pixels)
+        return _Segmented(prepared, classes, self.meter.clock() - start)
 
     def _finish(self, done: _Segmented) -> Result:
-        clock, shot, classes = self.meter.clock, done.shot, done.classes
+        prepared, classes, clock = done.prepared, done.classes, self.meter.clock
+        shot, segmenter = prepared.shot, prepared.segmenter
         start = clock()
         if self.smooth and not self.camera.source.unrelated:
-            classes = self._smoother(done.pixels[0], classes)
+            classes = self._smoother(prepared.pixels[0], classes)
         shares = cv2.calcHist([classes], [0], None, [256], [0, 256]).ravel() / classes.size
-        coarse, classes = classes, done.segmenter.restore(classes, *shot.frame.shape[:2])
+        coarse, classes = classes, segmenter.restore(classes, *shot.frame.shape[:2])
         restored = clock()
         if self.refine:
             classes = follow_edges(shot.frame, coarse)
         edges = clock() - restored if self.refine else 0.0
-        seconds = {"capture": shot.took, "prepare": done.prepare, "infer": done.infer}
+        seconds = {"capture": shot.took, "prepare": prepared.prepare, "infer": done.infer}
         seconds |= {"restore": restored - start, "refine": edges}
         self.meter.captured, self.meter.dropped = self.camera.captured, self.camera.dropped
         self.meter.record(shot.index, shot.captured, **seconds)
-        card, figures = done.segmenter.card, self.meter.figures()
+        card, figures = segmenter.card, self.meter.figures()
         shares = shares[: len(card.classes)].astype(np.float64)
         return Result(shot.frame, classes, shares, card, shot.index, shot.stamp, shot.captured, seconds, figures)
 

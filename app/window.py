@@ -47,7 +47,7 @@ class Window:
         self.closed = False
         self._clicks: list[tuple[int, int]] = []
         self._size = (0, 0)
-        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         cv2.setMouseCallback(TITLE, self._mouse)
 
     def show(self, picture: Frame) -> None:

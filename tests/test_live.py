@@ -364,7 +364,8 @@ def test_models_and_threads_are_switched_live(controls: Controls, tiny: Path, tm
     names = []
     for _ in range(3):
         controls.press("n")
-        step(controls)  # the frame that was under way
+        for _ in range(3):
+            step(controls)  # the frames that were under way
         names.append(step(controls).card.name)
     assert names == ["alpha", "beta", "alpha"]
     before = controls.pipeline.segmenter.threads
