@@ -1,11 +1,11 @@
 """The models that can be run: names, input sizes, scores and classes, as their cards tell them."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app.outputs import write_whole
 from models import DEFAULT, Card, UserError, card, names
 
 BEGIN, END = "<!-- models: written by `make readme` -->", "<!-- end of models -->"
@@ -61,9 +61,7 @@ def rewrite(page: Path, text: str) -> None:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UserError(f"{page} lacks the line '{BEGIN}' or '{END}': write both where the table belongs.")
-    beside = page.with_name(page.name + ".new")
-    beside.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-    os.replace(beside, page)
+    write_whole(page, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 def _figures(told: Card) -> tuple[str, ...]:
