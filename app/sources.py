@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -231,7 +232,8 @@ def open_source(address: str | int | Path = "auto") -> Source:
     if name.isdecimal() or name.startswith("/dev/video"):
         return _camera(int(name) if name.isdecimal() else name)
     if "://" in name:
-        return Video(name, name, live=Path(name.partition("?")[0]).suffix.lower() not in CLIPS)
+        title = re.sub("//[^/]*@", "//", name)  # without user and password: it goes into messages and reports
+        return Video(name, title, live=Path(name.partition("?")[0]).suffix.lower() not in CLIPS)
     return _files(Path(name))
 
 

@@ -3,6 +3,8 @@
 import logging
 import sys
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,6 +285,41 @@ def test_a_truncated_clip_gives_what_it_has(clip: Path, tmp_path: Path) -> None:
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size * 3 // 4])
     with Camera(open_source(cut)) as camera:
         assert 0 < len(drain(camera)) < 12
+
+
+@pytest.fixture
+def stream() -> Iterator[str]:
+    """An HTTP camera that sends eight pictures as MJPEG and hangs up, to everyone who asks."""
+
+    class Eight(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+            self.end_headers()
+            for level in range(8):
+                jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 30 * level, np.uint8))[1].tobytes()
+                head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Eight)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://user:secret@127.0.0.1:{server.server_port}/camera"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_stream_that_hangs_up_is_opened_again(stream: str) -> None:
+    source = open_source(stream)
+    assert source.live and "secret" not in source.title
+    waits: list[float] = []
+    with Camera(source, wait=waits.append) as camera:
+        while (shot := camera.read()) and shot.index < 12:
+            assert shot.frame.shape == (48, 64, 3)
+    assert shot is not None and waits[0] == 0.5
 
 
 class FakePicamera2:
