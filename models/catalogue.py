@@ -72,9 +72,7 @@ def card(name_or_path: str | Path) -> Card:
         )
         classes = tuple(ClassInfo(entry["name"], _rgb(entry["color"])) for entry in details["classes"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{beside} is not a model card ({error!r}): write it again with `convert quantize`."
-        ) from None
+        raise UserError(f"{beside} is not a model card ({error!r}): write it again with `convert quantize`.") from None
     return Card(details.get("name", path.stem), path, classes, details)
 
 

@@ -58,12 +58,8 @@ def interpreter(path: str | Path, threads: int = 1, **options: Any) -> Any:
         opened.allocate_tensors()
     except (ValueError, RuntimeError, SystemError) as error:
         reason = str(error).strip().splitlines()[0]
-        hint = (
-            "pip install 'numpy<2'" if name.startswith("tflite-runtime") else "pip install -U ai-edge-litert"
-        )
-        raise UserError(
-            f"{name} cannot load {path} ({reason}): try `{hint}`, or convert it again."
-        ) from error
+        hint = "pip install 'numpy<2'" if name.startswith("tflite-runtime") else "pip install -U ai-edge-litert"
+        raise UserError(f"{name} cannot load {path} ({reason}): try `{hint}`, or convert it again.") from error
     return opened
 
 
