@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Recipe:
     train: tuple[Source, ...]
     val: tuple[Source, ...]
     training: dict[str, Any] = field(default_factory=dict)
+    data: str = ""  # where the pictures come from and on what terms, for the card
+    terms: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         told = json.loads(path.read_text())
         classes = class_infos(told["classes"])
         train, val = (tuple(_source(entry) for entry in told[part]) for part in ("train", "val"))
-        recipe = Recipe(path.stem, path.parent, classes, told.get("network", {}), train, val, told.get("training", {}))
+        recipe = Recipe(path.stem, path.parent, classes, told.get("network", {}), train, val)
+        recipe = replace(recipe, **{key: told[key] for key in ("training", "data", "terms") if key in told})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a recipe ({error!r}): compare it with {RECIPES / 'person.json'}.") from None
     return recipe

@@ -40,14 +40,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Score and print; with --against the other file's scores stand beside."""
     segment, classes = _opened(args.file, args.threads)
+    other, theirs = _opened(args.against, args.threads) if args.against else (None, classes)
+    if [info.name for info in theirs] != [info.name for info in classes]:
+        raise UserError(f"{args.against} has other classes than {args.file}: compare files of the same classes.")
     table = data.lookup(classes, _ids(args.ids), args.ignore)
     samples = data.load_pairs(args.images, args.labels, table)
     scores = evaluate(segment, samples, classes)
     told = scores.as_dict()
-    if args.against:
-        other, theirs = _opened(args.against, args.threads)
-        if [info.name for info in theirs] != [info.name for info in classes]:
-            raise UserError(f"{args.against} has other classes than {args.file}: compare files of the same classes.")
+    if other:
         told["against"] = {"file": args.against.name, **evaluate(other, samples, classes).as_dict()}
     if args.record:
         _record(args, told)

@@ -121,6 +121,8 @@ def _card(args: argparse.Namespace, checkpoint: Checkpoint, model: bytes, report
         "classes": [asdict(info) for info in checkpoint.classes],
         "network": asdict(config),
         "parameters": sum(array.size for array in checkpoint.arrays.values()),
+        "data": checkpoint.training.get("data", ""),
+        "terms": checkpoint.training.get("terms", ""),
         "training": checkpoint.training,
         "calibration": {
             "method": "after training",

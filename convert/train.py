@@ -233,6 +233,8 @@ class Run:
         command += f" --size {size} --seed {self.seed}" + (f" --init {self.init}" if self.init else "")
         return {
             "recipe": self.recipe.name,
+            "data": self.recipe.data,
+            "terms": self.recipe.terms,
             "train": sources,
             "val": [source.images for source in self.recipe.val],
             "epoch": self.epoch,
