@@ -3,7 +3,7 @@
 examples:
   python run_demo.py                                       the first camera there is, or the bundled clip
   python run_demo.py --source clip.mp4 --show none --save out.mp4 --report report.json
-  python run_demo.py --source 0 --mode blur --edges        background out of focus, masks that follow edges
+  python run_demo.py --source 0 --mode blur                background out of focus
 
 Keys in the window: h shows them all.
 """
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--contour", action="store_true", help="outline the classes")
     add("--background", default="", metavar="PATH|#RRGGBB", help="for --mode replace")
     add("--no-smooth", dest="smooth", action="store_false", help="do not steady labels over time")
-    add("--edges", action="store_true", help="let masks follow the picture's edges")
+    add("--no-edges", dest="edges", action="store_false", help="do not let masks follow the picture's edges")
 
 
 def main(args: argparse.Namespace) -> int:

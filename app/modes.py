@@ -82,7 +82,8 @@ def cover(backdrop: Frame | tuple[int, int, int], height: int, width: int) -> Fr
 
 
 def _overlay(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:
-    picture, mask = frame.copy(), mask_of(classes, view.chosen)
+    picture = frame.copy()
+    mask = mask_of(classes, view.chosen) if view.chosen else classes  # anything but 0 counts as inside
     x, y, width, height = cv2.boundingRect(mask)
     if width and view.opacity:
         part = np.s_[y : y + height, x : x + width]  # blending where there is something to blend saves half the time

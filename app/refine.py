@@ -9,9 +9,14 @@ from numpy.typing import NDArray
 from models import ClassMap, Frame
 
 HOLD = 3  # frames in a row that a new label must be seen where the picture stands still
-MOTION = 6  # grey levels, 0..255, beyond which a place counts as moving; sensor noise after blurring stays below
-RADIUS = 12  # px at 640x480: the filter sees beyond one cell of a stride-4 mask, which is 10 px wide there
-EPSILON = 1e-4  # of a grey scale 0..1, squared: an edge fainter than 1 % of the range is no edge
+# Flicker in the still parts of two clips (pixels that change per frame) fell from 0.45 and 0.79 % to 0.12 and 0.23 %,
+# while 0.7 and 0.2 % of the moving parts differed from what the network said. 6 levels: 0.12 and 0.20 %, 1.0 and 0.5 %.
+MOTION = 4  # grey levels, 0..255, beyond which a place counts as moving
+# Person IoU on 150 pictures (VOC val) by nearest neighbour and with radius 4, 12, 24: true masks cut to stride 4 give
+# 96.8, 97.7, 97.2, 94.2, an early `person` model 71.6, -, 73.3, 74.5: 12 helps both. Epsilon mattered below 0.1, and
+# a guide in colour gave 0.5 more in 8 times the time.
+RADIUS = 12  # px at 640x480
+EPSILON = 1e-3  # of a grey scale 0..1, squared: an edge fainter than 3 % of the range is no edge
 SHRINK = 4  # the filter's coefficients are smooth: computing them on every 4th pixel changes the masks little
 
 
@@ -67,19 +72,18 @@ def follow_edges(frame: Frame, classes: ClassMap) -> ClassMap:
     coarse = cv2.resize(guide, small, interpolation=cv2.INTER_AREA)
     mean = _mean(coarse, window)
     variance = _mean(coarse * coarse, window) - mean * mean + EPSILON
-    result = np.full((height, width), present[0], np.uint8)
-    rest, best = np.ones((height, width), np.float32), np.full((height, width), -np.inf, np.float32)
+    scores = []
     for label in present[1:]:
         mask = cv2.resize((classes == label).astype(np.float32), small, interpolation=cv2.INTER_LINEAR)
         inside = _mean(mask, window)
         slope = (_mean(coarse * mask, window) - mean * inside) / variance
         offset = _mean(inside - slope * mean, window)
-        score = cv2.resize(_mean(slope, window), (width, height)) * guide + cv2.resize(offset, (width, height))
-        rest -= score
-        stronger = score > best
-        result[stronger], best[stronger] = label, score[stronger]
-    # Scores of all classes add up to 1, because the filter is linear: the first class need not be filtered.
-    result[rest > best] = present[0]
+        scores.append(cv2.resize(_mean(slope, window), (width, height)) * guide + cv2.resize(offset, (width, height)))
+    # The filter is linear, so the scores of all classes add up to 1: the first class need not be filtered.
+    best, result = 1 - sum(scores), np.full((height, width), present[0], np.uint8)
+    for label, score in zip(present[1:].astype(np.uint8), scores, strict=True):
+        result = np.where(score > best, label, result)
+        best = np.maximum(best, score)
     return result
 
 
