@@ -56,8 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--opacity", type=int, choices=range(101), default=50, metavar="0-100", help="of the colours, in percent")
     add("--contour", action="store_true", help="outline the classes")
     add("--background", default="", metavar="PATH|#RRGGBB", help="for --mode replace")
-    add("--no-smooth", dest="smooth", action="store_false", help="do not steady labels over time")
-    add("--no-edges", dest="edges", action="store_false", help="do not let masks follow the picture's edges")
+    switch = argparse.BooleanOptionalAction
+    add("--smooth", action=switch, default=True, help="steady labels over time (default)")
+    add("--edges", action=switch, default=True, help="masks follow the picture's edges (default)")
 
 
 def main(args: argparse.Namespace) -> int:
