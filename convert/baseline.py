@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint, Config
-from convert.files import calibration_pictures, write_whole
+from convert.files import draw_pictures, write_whole
 from models import UserError
 
 KINDS = ("float32", "dynamic", "stock-int8")
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     if args.kind == "stock-int8" and not args.images:
         raise UserError("stock-int8 needs pictures to calibrate with: add --images DIR.")
     config = checkpoint.config
-    pictures = calibration_pictures(args.images, 16, config) if args.images else []
+    pictures = draw_pictures(args.images, 16, config.height, config.width) if args.images else []
     write_whole({args.output: export(checkpoint, args.kind, pictures)})
     print(f"{args.output}: {args.kind}, {args.output.stat().st_size / 1e6:.1f} MB")
     return 0

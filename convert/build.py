@@ -24,6 +24,7 @@ EXP_FLOOR = -6.3
 RULERS = (4.0, 32.0)
 # The sum of squares of a token, as an index: shifted right so that the largest possible one fits into the table.
 NORM_TABLE = 1 << 12
+LARGEST_SQUARE = 128**2  # of an int8; a sum that saturates reaches -128
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class IntegerOps:
         wide = add("CAST", (x,), f"{name}/wide", x.shape, np.int32, **_CAST_TO_INT32)
         squares = add("MUL", (wide, wide), f"{name}/squares", x.shape, np.int32, table="MulOptions")
         total = self._sum(squares, f"{name}/total")
-        shift = max(0, (dim * 127**2).bit_length() - NORM_TABLE.bit_length() + 1)
+        shift = max(0, (dim * LARGEST_SQUARE).bit_length() - NORM_TABLE.bit_length() + 1)
         index = add(
             "RIGHT_SHIFT", (total, self._shared("shift", np.array([shift], np.int32))), f"{name}/shifted",
             (1, rows, 1), np.int32, table="RightShiftOptions",
@@ -107,7 +108,8 @@ class IntegerOps:
     def _norm_factor(self, name: str, x: Tensor, index: Tensor, shift: int) -> Tensor:
         config = self.config
         epsilon = config.decoder_epsilon if name.startswith("decoder") else config.encoder_epsilon
-        middle = (np.arange((config.dim * 127**2 >> shift) + 1) + 0.5) * 2**shift  # of the sums an index stands for
+        entries = (config.dim * LARGEST_SQUARE >> shift) + 1
+        middle = (np.arange(entries) + 0.5) * 2**shift  # of the sums that an index stands for
         factors = 1 / np.sqrt(middle * x.step**2 / config.dim + epsilon)
         factor = self._look_up(f"{name}/factor", factors, self.limits[f"{name}/factor"], index)
         return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")

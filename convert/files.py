@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.checkpoint import Config
 from convert.data import PICTURES
 from models import UserError, preprocess
 
 
-def calibration_pictures(folders: Iterable[Path], count: int, config: Config, seed: int = 0) -> list[NDArray[np.uint8]]:
+def draw_pictures(
+    folders: Iterable[Path], count: int, height: int, width: int, seed: int = 0
+) -> list[NDArray[np.uint8]]:
     """Draw `count` pictures from folders and prepare them as the app prepares frames.
 
     Returns:
@@ -31,14 +32,14 @@ def calibration_pictures(folders: Iterable[Path], count: int, config: Config, se
     if len(found) < count:
         raise UserError(f"{len(found)} pictures are too few to draw {count}: add some, or ask for fewer.")
     drawn = np.random.default_rng(seed).choice(len(found), count, replace=False)
-    return [_read(found[index], config) for index in sorted(drawn)]
+    return [_read(found[index], height, width) for index in sorted(drawn)]
 
 
-def _read(path: Path, config: Config) -> NDArray[np.uint8]:
+def _read(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if frame is None:
         raise UserError(f"{path} is not a readable picture: replace it, or take it out.")
-    return preprocess(frame, config.height, config.width)  # type: ignore[arg-type]
+    return preprocess(frame, height, width)  # type: ignore[arg-type]
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:

@@ -51,7 +51,8 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]
 
 def pack(graph: Graph, classes: tuple[ClassInfo, ...], description: str) -> bytes:
     """Return the file's bytes: the flatbuffer, then a ZIP with `labelmap.txt` and `colors.json`."""
-    model = _model(graph, description)
+    assert graph.source is not None and graph.sink is not None
+    model = _model(graph, [graph.source], graph.sink, description)
     labels = "\n".join(info.name for info in classes)
     metadata = _metadata(description, labels)
     model.buffers.append(_buffer(np.frombuffer(metadata, np.uint8)))
@@ -64,7 +65,15 @@ def pack(graph: Graph, classes: tuple[ClassInfo, ...], description: str) -> byte
     return _append_zip(bytes(builder.Output()), {"labelmap.txt": labels, "colors.json": colors})
 
 
-def _model(graph: Graph, description: str) -> Any:
+def cut(operator: Operator) -> bytes:
+    """Return a `.tflite` file of one operator alone; its inputs are those of the operator that are no constants."""
+    sources = [tensor for tensor in dict.fromkeys(operator.inputs) if tensor is not None and tensor.data is None]
+    builder = _Builder()
+    builder.Finish(_model(Graph([operator]), sources, operator.output, operator.kind).Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _model(graph: Graph, sources: list[Tensor], sink: Tensor, description: str) -> Any:
     tensors = graph.tensors()
     index = {id(tensor): position for position, tensor in enumerate(tensors)}
     kinds = sorted({operator.kind for operator in graph.operators})
@@ -72,7 +81,7 @@ def _model(graph: Graph, description: str) -> Any:
     subgraph = schema.SubGraphT()
     subgraph.tensors = [_tensor(tensor, buffers) for tensor in tensors]
     subgraph.operators = [_operator(operator, kinds.index(operator.kind), index) for operator in graph.operators]
-    subgraph.inputs, subgraph.outputs = _ints([index[id(graph.source)]]), _ints([index[id(graph.sink)]])
+    subgraph.inputs, subgraph.outputs = _ints([index[id(tensor)] for tensor in sources]), _ints([index[id(sink)]])
     subgraph.name = b"main"
     model = schema.ModelT()
     model.version, model.description = 3, description.encode()
@@ -91,6 +100,12 @@ def unpack(data: bytes) -> Graph:
     tensors = [_unpack_tensor(packed, model.buffers) for packed in subgraph.tensors]
     operators = [_unpack_operator(packed, model.operatorCodes, tensors) for packed in subgraph.operators]
     return Graph(operators, tensors[subgraph.inputs[0]], tensors[subgraph.outputs[0]])
+
+
+def tensor_indices(data: bytes) -> list[tuple[list[int], int]]:
+    """Return, for each operator, the indices by which interpreters know its inputs (-1: left out) and first output."""
+    subgraph = schema.ModelT.InitFromPackedBuf(data, 0).subgraphs[0]
+    return [([int(index) for index in packed.inputs], int(packed.outputs[0])) for packed in subgraph.operators]
 
 
 def _unpack_tensor(packed: Any, buffers: list[Any]) -> Tensor:

@@ -5,21 +5,25 @@ Every tensor and operator of the file is looked at, not only its doors: stock co
 
   python -m convert verify models/person.tflite
   python -m convert verify models/person.tflite --json
+  python -m convert verify models/person.tflite --images DIR
 
-The exit code is 0 if the file is integer-only, else 1.
+With pictures every kernel is held against the NumPy reference of the arithmetic, and XNNPACK against the kernels, one
+operator at a time on equal inputs. The exit code is 0 if the file is integer-only and no table can be left, else 1.
 """
 
 import argparse
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert import flatbuffer
+from convert import flatbuffer, proof
+from convert.files import draw_pictures
 from convert.graph import Graph, Operator
+from convert.proof import Agreement
 from models import UserError
 from models.runtime import interpreter
 
@@ -38,6 +42,9 @@ class Report:
             multiply-accumulates for products, output elements for all else.
         outside_xnnpack: how often each builtin occurs among the rest.
         partitions: how many pieces of the graph the delegate takes.
+        unsafe_lookups: names of GATHERs whose index might leave its table for some frame, by interval arithmetic.
+        kernels, xnnpack: with pictures, for each builtin how the runtime's kernels agree with the NumPy reference,
+            and how XNNPACK agrees with the kernels.
     """
 
     integer_only: bool
@@ -46,19 +53,34 @@ class Report:
     xnnpack_share: float
     outside_xnnpack: dict[str, int]
     partitions: int
+    unsafe_lookups: list[str]
+    kernels: dict[str, Agreement] | None = None
+    xnnpack: dict[str, Agreement] | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Integer-only, and every table lookup inside its table whatever the frame."""
+        return self.integer_only and not self.unsafe_lookups
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("file", type=Path, help="a .tflite file")
+    parser.add_argument("--images", type=Path, help="a folder of pictures to compare the kernels on")
+    parser.add_argument("--pictures", type=int, default=2, help="how many of them (default 2)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
     """Verify a file and print the report."""
     report = verify(args.file)
+    if args.images and report.integer_only:
+        source = flatbuffer.unpack(args.file.read_bytes()).source
+        assert source is not None
+        pictures = draw_pictures([args.images], args.pictures, source.shape[1], source.shape[2])
+        report = replace(report, kernels=proof.kernels(args.file, pictures), xnnpack=proof.xnnpack(args.file, pictures))
     print(json.dumps(asdict(report), indent=2) if args.json else _text(args.file, report))
-    return 0 if report.integer_only else 1
+    return 0 if report.proven else 1
 
 
 def verify(path: Path) -> Report:
@@ -82,6 +104,7 @@ def verify(path: Path) -> Report:
         xnnpack_share=round(sum(work[position] for position in taken) / sum(work), 4),
         outside_xnnpack=dict(rest.most_common()),
         partitions=partitions,
+        unsafe_lookups=proof.unsafe_lookups(graph),
     )
 
 
@@ -134,5 +157,15 @@ def _text(path: Path, report: Report) -> str:
         f"operators: {census}",
         f"XNNPACK takes {report.xnnpack_share:.1%} of the work in {report.partitions} partitions",
         f"outside XNNPACK: {outside}",
+        *(f"may look outside its table: {name}" for name in report.unsafe_lookups),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + _table("kernels against NumPy", report.kernels) + _table("XNNPACK", report.xnnpack))
+
+
+def _table(title: str, agreements: dict[str, Agreement] | None) -> list[str]:
+    if agreements is None:
+        return []
+    rows = [f"{title}: operators, values that differ, largest difference in steps"]
+    for kind, found in agreements.items():
+        rows.append(f"  {kind:<16} {found.operators:5d} {found.differing:10.4%} {found.largest:4d}")
+    return rows

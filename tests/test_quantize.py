@@ -12,7 +12,7 @@ import pytest
 from convert import flatbuffer, floats
 from convert.__main__ import main
 from convert.checkpoint import Checkpoint
-from convert.files import calibration_pictures
+from convert.files import draw_pictures
 from convert.fold import fold
 from convert.verify import verify
 from models import Segmenter, card
@@ -46,7 +46,7 @@ def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, 
     checkpoint, file = converted
     model, folded = Segmenter(file, threads=1), fold(checkpoint)
     equal = []
-    for pixels in calibration_pictures([file.parent / "pictures"], 4, checkpoint.config):
+    for pixels in draw_pictures([file.parent / "pictures"], 4, 64, 64):
         ids = model.infer(pixels)
         truth = floats.scores(folded, checkpoint.config, pixels)[0].argmax(-1).repeat(4, 0).repeat(4, 1)
         assert ids.shape == (64, 64) and ids.dtype == np.uint8

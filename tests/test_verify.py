@@ -1,16 +1,19 @@
 """`verify` finds every float, also those behind doors that read int8."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from convert import baseline
+from convert import baseline, flatbuffer, proof, reference
 from convert.__main__ import main
-from convert.files import calibration_pictures
+from convert.files import draw_pictures
 from convert.verify import verify
-from models.runtime import interpreter
+from models.runtime import interpreter, runtime
 from tests import tiny
+from tests.test_quantize import quantize
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -20,7 +23,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same tiny network by TensorFlow's converter, in each kind."""
     folder = tmp_path_factory.mktemp("stock")
     checkpoint = tiny.checkpoint("gelu")
-    pictures = calibration_pictures([tiny.pictures(folder / "pictures")], 4, checkpoint.config)
+    pictures = draw_pictures([tiny.pictures(folder / "pictures")], 4, 64, 64)
     files = {}
     for kind in baseline.KINDS:
         files[kind] = folder / f"{kind}.tflite"
@@ -63,3 +66,58 @@ def test_what_is_no_model_is_one_sentence(
     assert main(["verify", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def integer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our file of the same network, GELU table included."""
+    return quantize(tmp_path_factory.mktemp("integer"), activation="gelu")[1]
+
+
+def test_every_kernel_computes_what_the_arithmetic_says(integer: Path) -> None:
+    pictures = draw_pictures([integer.parent / "pictures"], 2, 64, 64)
+    found = proof.kernels(integer, pictures)
+    assert {"FULLY_CONNECTED", "BATCH_MATMUL", "MUL", "ADD", "SUB", "ELU", "GELU", "GATHER"} <= set(found)
+    inexact = {kind: agreement for kind, agreement in found.items() if agreement.largest}
+    assert not inexact
+
+
+def test_the_reference_runs_the_whole_graph_to_the_same_class_map(integer: Path) -> None:
+    graph = flatbuffer.unpack(integer.read_bytes())
+    (pixels,) = draw_pictures([integer.parent / "pictures"], 1, 64, 64)
+    plain = runtime()[1].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    opened = interpreter(integer, experimental_op_resolver_type=plain)
+    opened.set_tensor(opened.get_input_details()[0]["index"], pixels)
+    opened.invoke()
+    mine = reference.run(graph, pixels)[id(graph.sink)]
+    assert len(np.unique(mine)) > 1
+    np.testing.assert_array_equal(mine, opened.get_tensor(opened.get_output_details()[0]["index"]))
+
+
+def test_xnnpack_is_within_one_step_on_equal_inputs(integer: Path) -> None:
+    pictures = draw_pictures([integer.parent / "pictures"], 2, 64, 64)
+    assert max(agreement.largest for agreement in proof.xnnpack(integer, pictures).values()) <= 1
+
+
+def test_a_reference_that_is_wrong_would_be_noticed(integer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reference.KERNELS, "ELU", lambda operator, x: x)
+    pictures = draw_pictures([integer.parent / "pictures"], 1, 64, 64)
+    assert proof.kernels(integer, pictures)["ELU"].largest > 1
+
+
+def test_a_table_that_is_one_entry_short_is_noticed(integer: Path) -> None:
+    graph = flatbuffer.unpack(integer.read_bytes())
+    assert proof.unsafe_lookups(graph) == []
+    position, lookup = next((i, op) for i, op in enumerate(graph.operators) if op.kind == "GATHER")
+    table = lookup.operand(0)
+    assert table.data is not None
+    short = replace(table, shape=(table.shape[0] - 1,), data=table.data[:-1])
+    graph.operators[position] = replace(lookup, inputs=(short, lookup.inputs[1]))
+    assert proof.unsafe_lookups(graph) == [f"{lookup.output.name} (index 0..2048, table of 2048)"]
+
+
+def test_the_command_compares_on_pictures(integer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = str(integer.parent / "pictures")
+    assert main(["verify", str(integer), "--images", pictures, "--pictures", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kernels"]["MUL"]["largest"] == 0 and told["xnnpack"]["MUL"]["largest"] <= 1
