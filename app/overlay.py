@@ -170,10 +170,10 @@ def draw_panel(rows: Sequence[Row], size: int) -> tuple[NDArray[np.uint8], NDArr
     ]
     values = [_width(row.value, size) for row in rows]
     gap, column = (size if any(values) else 0), max(labels)
-    height, width = round(0.5 * size + 1.75 * sum(sizes)), 2 * pad + column + gap + max(values)
+    height, width = round(0.8 * size + 1.75 * sum(sizes)), 2 * pad + column + gap + max(values)
     paper = _rounded(height, width, round(0.6 * size))
     color, text = np.full((height, width, 3), PAPER, np.uint8), np.zeros((height, width), np.uint8)
-    top = 0.25 * size
+    top = 0.3 * size
     for row, own, value in zip(rows, sizes, values, strict=True):
         base, x = round(top + 1.375 * own), pad
         if row.swatch:
@@ -219,4 +219,4 @@ def _rounded(height: int, width: int, radius: int) -> NDArray[np.uint8]:
 
 def _fitting(picture: Frame, size: int, part: float) -> int:
     """Return how many rows fit into this part of the picture's height."""
-    return max(1, int((part * picture.shape[0] - 1.2 * size) / (1.75 * size)))
+    return max(1, int((part * picture.shape[0] - 1.5 * size) / (1.75 * size)))
