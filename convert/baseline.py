@@ -1,7 +1,10 @@
-"""Export a checkpoint the usual ways, to compare with: float32, dynamic-range int8, or TensorFlow's own full int8.
+"""Export a network the usual ways, to compare with: float32, dynamic-range int8, or TensorFlow's own full int8.
 
   python -m convert baseline person.npz --kind float32 -o person-float32.tflite
+  python -m convert baseline models/person.tflite --kind dynamic -o person-dynamic.tflite
   python -m convert baseline person.npz --kind stock-int8 --images DIR -o person-stock.tflite
+
+One of our integer files will do in place of the checkpoint: its weights are taken back to float.
 
 The doors are those of our files - uint8 frame in, uint8 class ids out, upsampled by nearest neighbour - so that times
 and scores compare like with like. --activation gelu gives a ReLU network the GELU of the original Segmenter, for the
@@ -20,16 +23,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convert import flatbuffer
 from convert.checkpoint import Checkpoint, Config
 from convert.files import draw_pictures, write_whole
-from models import UserError
+from convert.fold import Matrix, unfold
+from convert.graph import Tensor
+from models import UserError, card
 
 KINDS = ("float32", "dynamic", "stock-int8")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint that `convert train` wrote, .npz")
+    parser.add_argument(
+        "source", type=Path, help="a checkpoint, .npz, or an integer file of ours with its card, .tflite"
+    )
     parser.add_argument("--kind", choices=KINDS, required=True, help="how to export")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
     parser.add_argument("--images", type=Path, nargs="+", help="pictures to calibrate with, for stock-int8")
@@ -38,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Export a checkpoint with TensorFlow's converter."""
-    checkpoint = Checkpoint.load(args.checkpoint)
+    checkpoint = dequantise(args.source) if args.source.suffix == ".tflite" else Checkpoint.load(args.source)
     if args.activation:
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, activation=args.activation))
     if args.kind == "stock-int8" and not args.images:
@@ -48,6 +56,36 @@ def main(args: argparse.Namespace) -> int:
     write_whole({args.output: export(checkpoint, args.kind, pictures)})
     print(f"{args.output}: {args.kind}, {args.output.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def dequantise(path: Path) -> Checkpoint:
+    """Take the float network back out of an integer file of ours, its weights as int8 left them.
+
+    Raises:
+        UserError: no such file, or not one that `convert quantize` wrote.
+    """
+    described = card(path)
+    try:
+        config = Config(**described.details["network"])
+        constants = [
+            tensor for tensor in flatbuffer.unpack(described.file.read_bytes()).tensors() if _is_weight(tensor)
+        ]
+        network = unfold({tensor.name: _real(tensor) for tensor in constants}, config)
+    except KeyError as error:
+        raise UserError(f"{path} is not of our making (no {error}): give the checkpoint it came from.") from None
+    return replace(network, classes=described.classes)
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.data is not None and tensor.name.rpartition("/")[2] in ("kernel", "bias", "position", "classes")
+
+
+def _real(tensor: Tensor) -> Matrix:
+    """Return a constant's real values; kernels, stored [out, in], as [in, out]."""
+    assert tensor.data is not None
+    # One scale for each row of a kernel and each value of a bias, or one for all of an embedding
+    values: Matrix = (tensor.data.astype(np.float64).T * np.asarray(tensor.scale)).T
+    return values.T if tensor.name.endswith("kernel") else np.squeeze(values)
 
 
 def export(checkpoint: Checkpoint, kind: str, pictures: list[NDArray[np.uint8]]) -> bytes:

@@ -12,10 +12,13 @@ With C = I - 11ᵀ/D and any orthogonal Q:
 All of it in float64 and exact: `tests/test_fold.py` compares the function before and after.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint, Config
+from models import ClassInfo
 
 Matrix = NDArray[np.float64]
 Folded = dict[str, Matrix]  # named like the steps of `convert/forward.py`, kernels [in, out]
@@ -134,3 +137,60 @@ def _head(arrays: Folded, config: Config, rotation: Matrix) -> Folded:
         "head/offsets/kernel": np.einsum("d,dsm->ms", bias, patch),
         "head/offsets/bias": np.zeros(config.sub**2),
     }
+
+
+def unfold(folded: Folded, config: Config) -> Checkpoint:
+    """Return a network with LayerNorms that computes what the re-parameterised one does: an inverse of `fold`.
+
+    The rotation is forgotten, but the one direction in which no writer writes is still there to be seen. Turned onto
+    (1, ..., 1), it makes every mean over channels 0 again, and LayerNorm the RMSNorm that the arrays were made for.
+    """
+    arrays = dict(_unfolded_stream(folded, config, "encoder", config.depth))
+    arrays |= _unfolded_stream(folded, config, "decoder", config.decoder_depth)
+    into, out = _mean_turn(folded, "encoder", config), _mean_turn(folded, "decoder", config)
+    arrays["patch/kernel"] = folded["patches/kernel"].reshape(config.patch, config.patch, 3, -1) @ into
+    arrays["patch/bias"], arrays["position"] = folded["patches/bias"] @ into, folded["position"] @ into
+    arrays["decoder/input/kernel"] = into.T @ folded["decoder/input/kernel"] @ out
+    arrays["decoder/input/bias"], arrays["decoder/classes"] = (
+        folded["decoder/input/bias"] @ out,
+        folded["classes"] @ out,
+    )
+    arrays["head/classes/kernel"] = out.T @ folded["head/classes/kernel"]
+    templates = folded["head/templates/kernel"].reshape(config.mask_dim, config.sub**2, config.dim) @ out  # [m, s, d]
+    arrays["head/patch/kernel"] = templates.transpose(2, 1, 0).reshape(config.dim, -1)
+    # The offsets are what the bias of the last norm adds to the scores: bias . P_s for each s
+    offsets = folded["head/offsets/kernel"].reshape(-1)
+    bias, *_ = np.linalg.lstsq(templates.reshape(-1, config.dim), offsets, rcond=None)
+    arrays["decoder/norm/bias"] = np.asarray(bias, np.float64)
+    network = replace(config, mean=(PIXEL_ZERO,) * 3, std=(1.0,) * 3)
+    shaped = {name: arrays[name].astype(np.float32) for name in network.shapes()}
+    return Checkpoint(shaped, network, tuple(ClassInfo(str(index), (0, 0, 0)) for index in range(config.classes)))
+
+
+def _unfolded_stream(folded: Folded, config: Config, stream: str, depth: int) -> Folded:
+    turn, plain = _mean_turn(folded, stream, config), {"gain": np.ones(config.dim), "bias": np.zeros(config.dim)}
+    arrays = {f"{stream}/norm/{part}": values for part, values in plain.items()}
+    queries = np.concatenate([np.full(config.dim, config.head_dim**0.5), np.ones(2 * config.dim)])
+    for name in (f"{stream}/{i}" for i in range(depth)):
+        arrays |= {f"{name}/norm{i}/{part}": values for i in (1, 2) for part, values in plain.items()}
+        arrays |= {f"{name}/qkv/kernel": turn.T @ folded[f"{name}/qkv/kernel"] * queries}
+        arrays |= {f"{name}/qkv/bias": folded[f"{name}/qkv/bias"] * queries}
+        arrays |= {f"{name}/fc1/kernel": turn.T @ folded[f"{name}/fc1/kernel"]}
+        arrays |= {f"{name}/fc1/bias": folded[f"{name}/fc1/bias"]}
+        arrays |= {f"{name}/{w}/{part}": folded[f"{name}/{w}/{part}"] @ turn
+                   for w in ("proj", "fc2") for part in ("kernel", "bias")}  # fmt: skip
+    return arrays
+
+
+def _mean_turn(folded: Folded, stream: str, config: Config) -> Matrix:
+    """Return the reflection (Householder) that takes the direction nobody writes in to (1, ..., 1)."""
+    writers = [
+        array
+        for name, array in folded.items()
+        if name.startswith(stream) and name.endswith(("proj/kernel", "fc2/kernel"))
+    ]
+    unwritten = np.linalg.svd(np.concatenate(writers))[2][-1]
+    normal = unwritten - np.full(config.dim, config.dim**-0.5)
+    if (length := np.square(normal).sum()) < 1e-12:
+        return np.eye(config.dim)
+    return np.asarray(np.eye(config.dim) - 2 * np.outer(normal, normal) / length)

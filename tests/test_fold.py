@@ -35,3 +35,17 @@ def test_the_stream_has_mean_zero_and_no_outlier_channel() -> None:
     assert np.abs(plain.mean(-1)).max() < 1e-4  # so that LayerNorm is RMSNorm
     np.testing.assert_allclose(np.square(plain).sum(-1), np.square(rotated).sum(-1), rtol=1e-3)
     assert np.abs(rotated).max() < np.abs(plain).max() / 2
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+def test_a_network_can_be_taken_back_out(rotate: bool) -> None:
+    checkpoint = tiny.checkpoint("gelu")
+    config = checkpoint.config
+    pixels = np.random.default_rng(2).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    folded = fold.fold(checkpoint, rotate)
+    back = fold.unfold(folded, config)
+    model = network.build(back.config)
+    network.assign(model, back.arrays)
+    after = np.asarray(model.predict_on_batch(pixels.astype(np.float32)))
+    before = floats.scores(folded, config, pixels) * config.mask_dim**-0.5
+    assert np.abs(after - before).max() < 5e-4 * np.abs(before).max()

@@ -121,3 +121,27 @@ def test_the_command_compares_on_pictures(integer: Path, capsys: pytest.CaptureF
     assert main(["verify", str(integer), "--images", pictures, "--pictures", "1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["kernels"]["MUL"]["largest"] == 0 and told["xnnpack"]["MUL"]["largest"] <= 1
+
+
+def test_a_baseline_from_the_integer_file_is_the_same_network(integer: Path, tmp_path: Path) -> None:
+    output = tmp_path / "float.tflite"
+    assert main(["baseline", str(integer), "--kind", "float32", "-o", str(output)]) == 0
+    opened, ours = interpreter(output), interpreter(integer)
+    equal = []
+    for pixels in draw_pictures([integer.parent / "pictures"], 4, 64, 64):
+        maps = []
+        for model in (opened, ours):
+            model.set_tensor(model.get_input_details()[0]["index"], pixels)
+            model.invoke()
+            maps.append(model.get_tensor(model.get_output_details()[0]["index"]))
+        equal.append((maps[0] == maps[1]).mean())
+    assert np.mean(equal) > 0.9
+
+
+def test_a_baseline_of_a_foreign_file_is_refused(
+    exported: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["baseline", str(exported["dynamic"]), "--kind", "float32", "-o", str(tmp_path / "out.tflite")]
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out.tflite").exists()
