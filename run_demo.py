@@ -1,4 +1,4 @@
-"""The front door: `python run_demo.py [live | soak | models]`; without a command it is `live`."""
+"""The front door: `python run_demo.py [live | models | benchmark | doctor | ...]`; without a command it is `live`."""
 
 import argparse
 import importlib
@@ -13,6 +13,9 @@ COMMANDS = {
     "live": ("app.live", "segment a camera or a clip, in a window or without one (the default)"),
     "soak": ("app.soak", "run the live loop for long and check its speed and memory"),
     "models": ("app.catalogue", "list the models that can be run"),
+    "benchmark": ("app.benchmark", "measure speed and memory on this device"),
+    "compare": ("app.compare", "hold two benchmark reports against each other"),
+    "doctor": ("app.doctor", "check this machine, and say what mends it"),
 }
 
 
@@ -36,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return int(module.main(parser.parse_args(words[named:])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:  # a wheel that is missing, or does not load here
+        print(f"error: {error}: `python run_demo.py doctor` says what mends it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before there was anything to sum up, or for the second time
         return 130

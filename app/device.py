@@ -7,6 +7,7 @@ their own tree.
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/")
 
@@ -22,10 +23,32 @@ THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft
 
 def describe(root: Path = ROOT) -> str:
     """Name the machine in a line: board or CPU, cores, architecture, system."""
-    board = _read(root / "proc/device-tree/model").rstrip("\0\n")
-    name = board or _field(root / "proc/cpuinfo", "model name") or platform.processor() or "unknown CPU"
+    name = board(root) or _field(root / "proc/cpuinfo", "model name") or platform.processor() or "unknown CPU"
     system = f"{platform.system()} {platform.release()}"
     return f"{name}, {os.cpu_count()} cores, {platform.machine()}, {system}, Python {platform.python_version()}"
+
+
+def board(root: Path = ROOT) -> str:
+    """Name the board as its device tree does, "Raspberry Pi 5 Model B Rev 1.0"; "" for a PC."""
+    return _read(root / "proc/device-tree/model").rstrip("\0\n")
+
+
+def governor(root: Path = ROOT) -> str | None:
+    """Name the frequency governors in use: "performance" holds the clock, "ondemand" or "powersave" let it fall."""
+    found = sorted(
+        {_read(path).strip() for path in (root / "sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}
+    )
+    return ", ".join(found) or None
+
+
+def busy_seconds(root: Path = ROOT) -> float | None:
+    """Return the CPU seconds that all cores together have spent working since the machine started."""
+    words = _read(root / "proc/stat").partition("\n")[0].split()
+    if not words:
+        return None
+    # cpu user nice system idle iowait irq softirq steal ...; guests are counted in user already
+    user, nice, system, _, _, irq, softirq, steal = map(int, words[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(root: Path = ROOT) -> dict[str, float | None]:
@@ -36,6 +59,11 @@ def memory(root: Path = ROOT) -> dict[str, float | None]:
         "pss": _megabytes(_field(rollup, "Pss")),
         "peak_rss": _megabytes(_field(status, "VmHWM")),
     }
+
+
+def available(root: Path = ROOT) -> float | None:
+    """Tell how much memory programs can still get without swapping, in MB (10^6 bytes)."""
+    return _megabytes(_field(root / "proc/meminfo", "MemAvailable"))
 
 
 def temperature(root: Path = ROOT) -> float | None:
@@ -55,6 +83,11 @@ def throttling(root: Path = ROOT) -> str | None:
     except ValueError:
         return None
     return ", ".join(name for bit, name in THROTTLED.items() if bits >> bit & 1)
+
+
+def heat(root: Path = ROOT) -> dict[str, Any]:
+    """Return `temperature_c` and `throttling` together, as reports have them."""
+    return {"temperature_c": temperature(root), "throttling": throttling(root)}
 
 
 def _read(path: Path) -> str:

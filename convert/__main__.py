@@ -14,6 +14,7 @@ STEPS = {
     "verify": "prove that a .tflite file is integer-only",
     "evaluate": "score a .tflite file on labelled pictures",
     "baseline": "checkpoint or integer file -> float32, dynamic-range or stock int8 .tflite, to compare with",
+    "profile": "time every operator of a .tflite file",
 }
 
 

@@ -21,13 +21,17 @@ RUNTIMES = (
 )
 
 
+def cores() -> int:
+    """Return the cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
+
+
 def default_threads() -> int:
     """Return the cores this process may use, at most 4: small boards have 4, and more gains nothing here."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows
-        cores = os.cpu_count() or 1
-    return min(4, cores)
+    return min(4, cores())
 
 
 def runtime() -> tuple[str, Any]:

@@ -1,0 +1,107 @@
+"""What a model is compared with: the usual exports of the same network, and other runtimes.
+
+The files come from `python -m convert`, called as a command: this half of the project never imports the converter.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from app.sources import SAMPLE
+from models import UserError, card
+
+ROOT = Path(__file__).parents[1]
+KINDS = ("float32", "dynamic", "stock-int8")  # exports that LiteRT runs
+ENGINES = {"openvino": "float32", "onnxruntime": "onnx"}  # other runtimes, and the export each reads
+AGAINST = (*KINDS, *ENGINES)
+PICTURES = 8  # frames of the bundled clip that stock-int8 is calibrated with
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One file to compare with: its model's path, what it is, the file, and the runtime (a key of `trial.ENGINES`)."""
+
+    model: Path
+    variant: str
+    path: Path
+    engine: str = "litert"
+
+
+def rivals(models: Sequence[Path], against: Sequence[str], folder: Path) -> Iterator[Rival]:
+    """Make what each model is to be compared with.
+
+    Args:
+        models: `.tflite` files of this project; others have no network to export anew.
+        against: of `AGAINST`, or paths of `.tflite` files.
+        folder: where exports are written.
+    """
+    for model in models:
+        for name in against:
+            if name.endswith(".tflite"):
+                yield Rival(model, Path(name).stem, _existing(name))
+            elif name in ENGINES:
+                _need(name)
+                yield Rival(model, name, _export(model, ENGINES[name], folder), name)
+            elif name in KINDS:
+                yield Rival(model, name, _export(model, name, folder))
+            else:
+                raise UserError(f"'{name}' is nothing to compare with: choose from {', '.join(AGAINST)}, or a .tflite.")
+
+
+def profile(model: Path, threads: int) -> dict[str, Any]:
+    """Time the operators of a `.tflite` file, see `python -m convert profile --help` for how."""
+    return json.loads(convert("profile", str(model), f"--threads={threads}", "--json"))  # type: ignore[no-any-return]
+
+
+def convert(*words: str) -> str:
+    """Run a step of the converter as a command and return what it printed; its error becomes ours."""
+    done = subprocess.run([sys.executable, "-m", "convert", *words], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        problem = told[-1].removeprefix("error: ")
+        if "ModuleNotFoundError" in problem:
+            problem += ": the converter is not installed here, run `make test` or `pip install -e '.[convert]'`."
+        raise UserError(problem)
+    return done.stdout
+
+
+def _export(model: Path, kind: str, folder: Path) -> Path:
+    ours = card(model).details.get("network")
+    if not ours:
+        raise UserError(f"{model} is not of this project: compare it with a .tflite file, `--against FILE.tflite`.")
+    path = folder / f"{model.stem}-{kind}{'.onnx' if kind == 'onnx' else '.tflite'}"
+    if not path.exists():
+        # GELU as in the original Segmenter: the network that the integer one stands in for
+        words = [str(model.resolve()), "--kind", kind, "--activation", "gelu", "-o", str(path)]
+        convert("baseline", *words, *(["--images", str(_pictures(folder))] if kind == "stock-int8" else []))
+    return path
+
+
+def _pictures(folder: Path) -> Path:
+    pictures = folder / "pictures"
+    if not pictures.exists():
+        pictures.mkdir()
+        clip = cv2.VideoCapture(str(SAMPLE))
+        for number in range(PICTURES):
+            clip.set(cv2.CAP_PROP_POS_FRAMES, number * clip.get(cv2.CAP_PROP_FRAME_COUNT) // PICTURES)
+            cv2.imwrite(str(pictures / f"{number}.png"), clip.read()[1])
+        clip.release()
+    return pictures
+
+
+def _existing(name: str) -> Path:
+    if not Path(name).is_file():
+        raise UserError(f"There is no file {name} to compare with: give a .tflite file or one of {', '.join(AGAINST)}.")
+    return Path(name)
+
+
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{package} is not installed here: `pip install {package}`, or leave it out of --against.")

@@ -1,0 +1,92 @@
+"""The README: each command in it is run, or parsed where running needs a camera, data or minutes; its table is fresh."""
+
+import argparse
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_demo
+from app import catalogue
+from convert.__main__ import STEPS
+from models import card, names
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))))
+
+# What tests can run as it stands, from the root of the project, in seconds. All other commands are only parsed: they
+# need a camera, data, a checkpoint or minutes, and have tests of their own for what they do.
+RUN = (
+    "python run_demo.py models",
+    "python run_demo.py --source assets/sample.mp4 --show none --frames 30 --save out/sample.mp4 "
+    "--report out/sample.json",
+    "python -m convert verify models/person.tflite",
+)
+
+
+def commands(page: str) -> list[str]:
+    """List the lines of a page's bash blocks, continuation lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+ALL = [(page, line) for page in PAGES for line in commands(page)]
+
+
+def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser that would take a Python command of ours, and the words that are left for it."""
+    parser = argparse.ArgumentParser()
+    if words[1] == "run_demo.py":
+        rest = words[2:]
+        command = rest.pop(0) if rest and not rest[0].startswith("-") else "live"
+        importlib.import_module(run_demo.COMMANDS[command][0]).configure(parser)
+    else:
+        assert words[1:3] == ["-m", "convert"], words
+        assert words[3] in STEPS
+        importlib.import_module(f"convert.{words[3]}").configure(parser)
+        rest = words[4:]
+    return parser, rest
+
+
+@pytest.mark.parametrize(("page", "line"), [pair for pair in ALL if pair[1].startswith("python ")])
+def test_python_commands_parse(page: str, line: str) -> None:
+    parser, rest = parser_of(shlex.split(line, comments=True))
+    parser.parse_args(rest)  # exits with 2, and so fails, on an option that is not there
+
+
+@pytest.mark.parametrize(("page", "line"), [pair for pair in ALL if pair[1].startswith("make ")])
+def test_make_targets_exist(page: str, line: str) -> None:
+    subprocess.run(["make", "--dry-run", *shlex.split(line)[1:]], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_commands_run(line: str) -> None:
+    assert line in commands("README.md")
+    done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_example_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_table_is_what_the_cards_say(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text((ROOT / "README.md").read_text())
+    catalogue.rewrite(page, catalogue.markdown([card(name) for name in names()]))
+    assert page.read_text() == (ROOT / "README.md").read_text(), "run `make readme`"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
