@@ -164,7 +164,7 @@ def test_a_panel_is_translucent_paper_with_opaque_letters() -> None:
     ink, through = draw_panel([overlay.Row("word", "value")], 13)
     assert ink.shape == through.shape
     assert through[0, 0].tolist() == [255, 255, 255]  # a rounded corner
-    assert through.min() == 0  # a letter
+    assert through.min() < 20  # a letter
     paper = round(255 * (1 - overlay.PAPER_OPACITY))
     assert abs(int(np.median(through)) - paper) <= 1
 
