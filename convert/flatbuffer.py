@@ -23,12 +23,12 @@ VERSIONS = {
     "GATHER": 2, "MUL": 2, "QUANTIZE": 2, "REDUCE_MAX": 2, "SLICE": 2, "SPLIT": 2, "SUB": 2, "TRANSPOSE": 2,
 }  # fmt: skip
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-TYPES = {np.int8: "INT8", np.uint8: "UINT8", np.int32: "INT32"}
 TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
 # NumPy's name of a schema type; the types NumPy has no name for (bfloat16, int4) are read as raw bytes.
 DTYPES = {"BOOL": np.bool_, "COMPLEX64": np.complex64} | {
     name: getattr(np, name.lower()) for name in TYPE_NAMES.values() if hasattr(np, name.lower())
 }
+TYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert import flatbuffer
-from convert.verify import _delegated as delegated
+from convert.verify import delegated
 from models import UserError
 from models.runtime import interpreter, runtime
 

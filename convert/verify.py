@@ -94,7 +94,7 @@ def verify(path: Path) -> Report:
     runtime = interpreter(path)  # refuses what is no model, with a sentence
     graph = flatbuffer.unpack(path.read_bytes())
     floats = _float_tensors(graph)
-    taken, partitions = _delegated(runtime, graph)
+    taken, partitions = delegated(runtime, graph)
     work = [_work(operator) for operator in graph.operators]
     rest = Counter(operator.kind for position, operator in enumerate(graph.operators) if position not in taken)
     return Report(
@@ -119,7 +119,7 @@ def _float_tensors(graph: Graph) -> list[str]:
     return list(found.values())
 
 
-def _delegated(runtime: Any, graph: Graph) -> tuple[set[int], int]:
+def delegated(runtime: Any, graph: Graph) -> tuple[set[int], int]:
     """Return the positions of the operators inside delegate nodes: what leads to a node's outputs from its inputs."""
     nodes = runtime._get_ops_details()
     maker = {int(t): n["index"] for n in nodes[: len(graph.operators)] for t in n["outputs"]}
