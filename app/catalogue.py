@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from app.outputs import write_whole
-from models import DEFAULT, Card, UserError, card, names
+from app.preference import preferred
+from models import Card, UserError, card, names
 
 BEGIN, END = "<!-- models: written by `make readme` -->", "<!-- end of models -->"
 
@@ -25,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
         rewrite(args.readme, markdown(known))
         return 0
     print(table([("model", "input", "MB", "mIoU", "classes"), *map(line, known)]))
-    print(f"\nRun one with `python run_demo.py --model NAME`; the default is {DEFAULT}.")
+    print(f"\nRun one with `python run_demo.py --model NAME`; the default is {preferred()[0]}.")
     return 0
 
 

@@ -29,9 +29,10 @@ from app.modes import MODES, View
 from app.outputs import Output, Rows, begin, open_masks, open_output, write_report
 from app.overlay import Painter
 from app.pipeline import Pipeline, Result, warm_up
+from app.preference import preferred
 from app.sources import Pictures, open_source
 from app.window import Window, obstacle
-from models import DEFAULT, Card, Segmenter, UserError
+from models import Card, Segmenter, UserError
 
 log = logging.getLogger("app")
 
@@ -43,8 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `run_demo.py live`."""
     add = parser.add_argument
     add("--source", default="auto", help="auto, a camera's index, a clip, picture, folder, URL, picamera or synthetic")
-    add("--model", default=DEFAULT, help="a shipped model's name or a .tflite file")
-    add("--threads", type=positive, metavar="N", help="threads of the network (default: the cores, at most 4)")
+    model, threads = preferred()
+    add("--model", default=model, help="a shipped model's name or a .tflite file (default: %(default)s)")
+    add("--threads", type=positive, default=threads, metavar="N", help="of the network (default: the cores, at most 4)")
     add("--show", choices=("auto", "window", "none"), default="auto", help="auto: a window where there is a display")
     add("--frames", type=positive, metavar="N", help="end after so many frames")
     add("--save", type=Path, metavar="PATH", help="annotated .mp4 or .avi, last picture .png or .jpg, or a folder")
