@@ -15,6 +15,7 @@ COMMANDS = {
     "models": ("app.catalogue", "list the models that can be run"),
     "benchmark": ("app.benchmark", "measure speed and memory on this device"),
     "compare": ("app.compare", "hold two benchmark reports against each other"),
+    "phone": ("app.phone", "the page that segments on a phone: serve it, or write it as a static site"),
     "doctor": ("app.doctor", "check this machine, and say what mends it"),
 }
 
