@@ -12,6 +12,7 @@ alike. Times are those of the network alone, its input already set; warm-up is a
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from app import device, report_page, trial
 from app.baselines import AGAINST, Rival, profile, rivals
+from app.live import positive
 from app.outputs import write_whole
 from app.preference import remember
 from app.sustained import sustain
@@ -95,12 +97,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `run_demo.py benchmark`."""
     add = parser.add_argument
     add("--model", nargs="+", default=[], metavar="MODEL", help="shipped names or .tflite files (default: all shipped)")
-    add("--threads", nargs="+", type=int, metavar="N", help="thread counts (default: 1, 2, 4 ... up to the cores)")
+    add("--threads", nargs="+", type=positive, metavar="N", help="thread counts (default: 1, 2, 4 ... up to the cores)")
     add("--against", nargs="+", default=[], metavar="RIVAL", help=f"{', '.join(AGAINST)}, or a .tflite file")
     add("--report", nargs="+", type=Path, default=[], metavar="PATH", help="files to write: .json, .csv, .html")
     add("--profile", action="store_true", help="time per operator and block of each model too")
-    add("--sustained", type=float, metavar="MINUTES", help="then run the first model for so long: FPS and temperature")
-    add("--best", type=float, metavar="FPS", help="pick model and threads that reach so many FPS, and keep them")
+    add("--sustained", type=_amount, metavar="MINUTES", help="then run the first model so long: FPS and temperature")
+    add("--best", type=_amount, metavar="FPS", help="pick model and threads that reach so many FPS, and keep them")
     add("--record", action="store_true", help="write the speed into the cards of the models")
 
 
@@ -112,8 +114,6 @@ def main(args: argparse.Namespace) -> int:
     if len({path.stem for path in models}) < len(models):
         raise UserError("Two of the models have the same name: rename one, rows are told apart by it.")
     threads = args.threads or thread_counts()
-    if min(threads) < 1:
-        raise UserError(f"{min(threads)} threads cannot run anything: give --threads numbers from 1 on.")
     report_page.check(args.report)
     with tempfile.TemporaryDirectory() as folder:
         report = measure(plan(models, threads, rivals(models, args.against, Path(folder))))
@@ -241,6 +241,16 @@ def keep_best(models: Sequence[Path], report: dict[str, Any], wanted: float) -> 
 
 def _slowness(row: dict[str, Any]) -> float:
     return float(row["p95_ms"])
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
 
 
 def _details(path: Path) -> dict[str, Any]:

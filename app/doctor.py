@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from app import device
-from app.facts import PORT, Facts, gather
+from app.facts import PORTS, Facts, gather
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
 COLORS = {OK: "\033[32m", NOTE: "\033[33m", FAIL: "\033[31m"}
@@ -183,11 +183,13 @@ def picamera(facts: Facts) -> Finding:
     return Finding("picamera2", NOTE, facts.picamera, mend)
 
 
-def port(facts: Facts) -> Finding:
-    """The web page's port."""
-    if facts.port_free:
-        return Finding("port", OK, f"{PORT} is free")
-    return Finding("port", NOTE, f"{PORT} is taken by another program", f"ss -ltnp 'sport = :{PORT}'")
+def ports(facts: Facts) -> Finding:
+    """The ports of the pages."""
+    if not facts.taken:
+        return Finding("ports", OK, f"{', '.join(map(str, PORTS.values()))} are free")
+    told = f"{', '.join(map(str, facts.taken))} taken by another program, ask for another one"
+    command = next(name for name, port in PORTS.items() if port == facts.taken[0])
+    return Finding("ports", NOTE, told, f"python run_demo.py {command} --port 0")
 
 
 def memory(facts: Facts) -> Finding:
@@ -224,6 +226,6 @@ def governor(facts: Facts) -> Finding:
 
 
 CHECKS: tuple[Callable[[Facts], Finding], ...] = (
-    system, architecture, python, numpy, runtime, opencv, models, first_light, window, camera, picamera, port, memory,
+    system, architecture, python, numpy, runtime, opencv, models, first_light, window, camera, picamera, ports, memory,
     heat, governor,
 )  # fmt: skip

@@ -22,7 +22,7 @@ from app import device
 from models import UserError, catalogue
 
 PROJECT = Path(__file__).parents[1]
-PORT = 7860  # of the web page
+PORTS = {"web": 7860, "phone": 8080}  # what the pages listen on
 IMPORTS = ("numpy", "cv2", "ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 WINDOW_LIBRARIES = ("libGL.so.1", "libgthread-2.0.so.0")  # what OpenCV's wheel with windows does not bring
 
@@ -51,7 +51,7 @@ class Facts:
         picamera: why picamera2 does not load, or "" if it does.
         picamera_outside: it is installed for the system's Python, which this environment does not see.
         display: the name of the display, or "".
-        port_free: the web page's port can be had.
+        taken: those of `PORTS` that another program has.
         available_mb: memory that programs can still get, 10^6 bytes; None if not known.
         temperature_c, throttling, governor: see `app.device`.
         models: shipped models, each with what is wrong with its file or "".
@@ -73,7 +73,7 @@ class Facts:
     picamera: str
     picamera_outside: bool
     display: str
-    port_free: bool
+    taken: tuple[int, ...]
     available_mb: float | None
     temperature_c: float | None
     throttling: str | None
@@ -103,7 +103,7 @@ def gather(root: Path = device.ROOT) -> Facts:
         picamera=_try("import picamera2"),
         picamera_outside=picamera.is_dir() and importlib.util.find_spec("picamera2") is None,
         display=os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY") or "",
-        port_free=_free(PORT),
+        taken=tuple(port for port in PORTS.values() if not _free(port)),
         available_mb=device.available(root),
         **device.heat(root),
         governor=device.governor(root),
