@@ -116,11 +116,6 @@ def test_exit_code_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         told = json.loads(capsys.readouterr().out)
         assert len(told["findings"]) == len(doctor.CHECKS)
         assert set(told["findings"][0]) == {"name", "state", "text", "fix"}
-            "name",
-            "state",
-            "text",
-            "fix",
-        }
     assert run_demo.main(["doctor"]) == 1
     assert "-> git checkout -- models" in capsys.readouterr().out
 
