@@ -5,6 +5,7 @@ chosen for what LiteRT's XNNPACK runs in int8 on all threads. Activations are sy
 the right-hand side of a product must be (XNNPACK takes zero point 0 only there).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,9 @@ ACTIVATIONS = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
 EXP_FLOOR = -6.3
 # Row sums are measured with three rulers at once, for sums up to 4, up to 32 and up to the number of tokens.
 RULERS = (4.0, 32.0)
-# The sum of squares of a token, as an index: shifted right so that the largest possible one fits into the table.
-NORM_TABLE = 1 << 12
-LARGEST_SQUARE = 128**2  # of an int8; a sum that saturates reaches -128
+# Straight lines that stand for 1/sqrt in a norm: as many as XNNPACK computes at once.
+KNOTS = 16
+Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Quantised:
 
     Attributes:
         limits: for each named result of the network the largest magnitude its int8 holds (`.../roots`: the smallest
-            row sum, `.../factor`: the largest factor of a norm).
+            row sum, `.../factor` and `.../rms`: the largest factor of a norm and the largest size of a token).
         kernels: for each linear step the int8 kernel [in, out] and its scale per output.
         folded: the float arrays, for biases and embeddings.
     """
@@ -93,33 +94,56 @@ class IntegerOps:
         return constant(f"{name}/bias", values.astype(np.int32), scales)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """x / rms(x): the exact int32 sum of squares, shifted into the index of a table of 1/sqrt."""
-        add, dim, rows = self.graph.add, self.config.dim, x.shape[1]
-        wide = add("CAST", (x,), f"{name}/wide", x.shape, np.int32, **_CAST_TO_INT32)
-        squares = add("MUL", (wide, wide), f"{name}/squares", x.shape, np.int32, table="MulOptions")
-        total = self._sum(squares, f"{name}/total")
-        shift = max(0, (dim * LARGEST_SQUARE).bit_length() - NORM_TABLE.bit_length() + 1)
-        index = add(
-            "RIGHT_SHIFT", (total, self._shared("shift", np.array([shift], np.int32))), f"{name}/shifted",
-            (1, rows, 1), np.int32, table="RightShiftOptions",
-        )  # fmt: skip
-        return self._norm_factor(name, x, index, shift)
-
-    def _norm_factor(self, name: str, x: Tensor, index: Tensor, shift: int) -> Tensor:
-        config = self.config
+        """x / rms(x), all of it in operators that XNNPACK takes: no table, no int32, no change of delegate."""
+        add, config = self.graph.add, self.config
+        step = float(np.float32(self.limits[f"{name}/squares"] / 255))
+        squares = add("MUL", (x, x), f"{name}/squares", x.shape, scale=step, zero_point=-128, table="MulOptions")
         epsilon = config.decoder_epsilon if name.startswith("decoder") else config.encoder_epsilon
-        entries = (config.dim * LARGEST_SQUARE >> shift) + 1
-        middle = (np.arange(entries) + 0.5) * 2**shift  # of the sums that an index stands for
-        factors = 1 / np.sqrt(middle * x.step**2 / config.dim + epsilon)
-        factor = self._look_up(f"{name}/factor", factors, self.limits[f"{name}/factor"], index)
-        return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+        low = config.dim / self.limits[f"{name}/factor"] ** 2
+        high = config.dim * min(self.limits[f"{name}/rms"], 127 * x.step) ** 2
+        factor = self._curve(f"{name}/factor", squares, lambda sums: (sums / config.dim + epsilon) ** -0.5, low, high)
+        return add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+
+    def _curve(self, name: str, x: Tensor, function: Curve, low: float, high: float) -> Tensor:
+        """A decreasing convex function of the row sum of x, by straight lines between sums from low to high.
+
+        A reading of the sum that saturates at a knot is a hinge, min(sum, knot), for free: one FULLY_CONNECTED of ones
+        makes all hinges, each in its own full 8 bits, and a second one adds them up. Sums below `low` count as `low`,
+        where the output saturates, and sums above `high` as `high`.
+        """
+        ends = np.geomspace(low, max(high, 1.5 * low), KNOTS + 1)
+        heights = function(ends)
+        slopes = np.append(np.diff(heights) / np.diff(ends), 0.0)
+        bends = (slopes[:-1] - slopes[1:]) * ends[1:]  # at each knot, for a reading in 0..1
+        readings = self._readings(f"{name}/hinges", x, ends[1:])
+        scale = float(np.abs(bends).max() / 127)
+        weights = constant(f"{name}/bends", _int8(bends[np.newaxis] / scale), np.array([scale]))
+        offset = (heights[-1] - bends.sum()) / (scale * readings.step)
+        bias = constant(f"{name}/offset", np.array([round(offset)], np.int32), np.array([scale * readings.step]))
+        return self.graph.add(
+            "FULLY_CONNECTED", (readings, weights, bias), name, (*x.shape[:-1], 1),
+            scale=float(np.float32(heights[0] / 255)), zero_point=-128,
+            table="FullyConnectedOptions", keepNumDims=True,
+        )  # fmt: skip
+
+    def _readings(self, name: str, x: Tensor, ends: NDArray[np.float64]) -> Tensor:
+        """Sum the rows of x with one ruler for each end: readings 0..1 of the sum's share of it, saturating at 1."""
+        key, width = f"rulers {ends.tobytes()!r}", x.shape[-1]
+        ones = constant("rulers", np.full((len(ends), width), 127, np.int8), 1 / (127 * ends))
+        return self.graph.add(
+            "FULLY_CONNECTED", (x, self._constants.setdefault(f"{key} {width}", ones)), name,
+            (*x.shape[:-1], len(ends)), scale=1 / 255, zero_point=-128,
+            table="FullyConnectedOptions", keepNumDims=True,
+        )  # fmt: skip
 
     def _look_up(self, name: str, values: NDArray[np.float64], limit: float, index: Tensor) -> Tensor:
-        """Gather from an int8 table; every index the operator can meet is inside, `verify` proves it."""
-        scale = float(np.float32(limit / 127))
-        table = self._shared(f"{name}/table", _int8(values / scale), scale)
-        shape = index.shape
-        return self.graph.add("GATHER", (table, index), name, shape, scale=scale, table="GatherOptions", axis=0)
+        """Gather from an int8 table of values 0..limit; `verify` proves that no index can be outside."""
+        scale = float(np.float32(limit / 255))
+        entries = np.clip(np.round(values / scale) - 128, -128, 127).astype(np.int8)
+        table = constant(f"{name}/table", entries, scale, zero_point=-128)
+        return self.graph.add(
+            "GATHER", (table, index), name, index.shape, scale=scale, zero_point=-128, table="GatherOptions", axis=0
+        )
 
     def linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
         kernel, scales = self.kernels[name]
@@ -185,22 +209,17 @@ class IntegerOps:
         """
         tokens = e.shape[-1]
         rulers = np.minimum(np.array([*RULERS, tokens]), tokens)
-        ones = constant("rulers", np.full((len(rulers), tokens), 127, np.int8), 1 / (127 * rulers))
-        weights = self._constants.setdefault(f"rulers/{tokens}", ones)
-        shape = (*e.shape[:-1], len(rulers))
-        readings = self.graph.add(
-            "FULLY_CONNECTED", (e, weights), f"{name}/readings", shape, scale=1 / 255, zero_point=-128,
-            table="FullyConnectedOptions", keepNumDims=True,
-        )  # fmt: skip
-        wide = self.graph.add("CAST", (readings,), f"{name}/wide", shape, np.int32, **_CAST_TO_INT32)
+        readings = self._readings(f"{name}/readings", e, rulers)
+        wide = self.graph.add("CAST", (readings,), f"{name}/wide", readings.shape, np.int32, **_CAST_TO_INT32)
         total = self._sum(wide, f"{name}/total")
         lowest = self._shared("lowest", np.array([128 * len(rulers)], np.int32))
         index = self.graph.add("ADD", (total, lowest), f"{name}/index", total.shape, np.int32, table="AddOptions")
-        sums = _sum_of_index(rulers)
+        sums = np.maximum(_sum_of_index(rulers), self.limits[name])
         limit = self.limits[name] ** -0.5
         a = self._look_up(f"{name}/before", sums**-0.5, limit, index)
-        exact = _int8(sums**-0.5 / (limit / 127)) * (limit / 127)
-        return a, self._look_up(f"{name}/after", 1 / (sums * exact), limit, index)
+        exact = np.maximum(np.round(sums**-0.5 / a.step), 1) * a.step
+        b = 1 / (sums * exact)
+        return a, self._look_up(f"{name}/after", b, float(b.max()), index)
 
     def scale_rows(self, name: str, x: Tensor, factor: Tensor) -> Tensor:
         scale, zero_point = self.scale(name), 0

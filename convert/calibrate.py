@@ -1,6 +1,6 @@
 """Choose the numbers of the integer graph: the range of every result from a few pictures, and the int8 weights."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from convert.fold import Folded
 Sample = NDArray[np.float32]
 
 # Shares of the largest magnitude tried as the limit of int8: a tighter one rounds finer and cuts off more.
-SHARES = np.geomspace(0.15, 1.0, 40)
-KEPT = 20_000  # values of each result kept from each picture
+SHARES = np.geomspace(0.02, 1.0, 60)
+KEPT, KEPT_TOKENS = 8_000, 64  # values or whole tokens of each result kept from each picture
+# The last part of a result's name says what is to be kept of it, and how its limit is chosen.
+STREAM = ("sum", "sum1", "sum2", "input")  # the residual stream, which is read through norms
+EXTREMES = ("roots", "factor", "rms")
 # Norms and row sums outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
-FACTOR_HEADROOM = 1.5
+HEADROOM = 1.5
 
 
 def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) -> dict[str, float]:
@@ -40,33 +43,54 @@ def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint
 
 
 def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
-    if name.endswith("/scores") and not name.startswith("head"):
+    last = name.rsplit("/", 1)[-1]
+    if last in EXTREMES:
+        return np.ravel(values)
+    if last in STREAM or last == "squares":
+        rows = values.reshape(-1, values.shape[-1])
+        return np.asarray(rng.permutation(rows)[:KEPT_TOKENS])
+    if last == "scores" and not name.startswith("head"):
         # Scores far below their row's largest become 0 whatever their value: let them be cut off.
         values = values[values > values.max(-1, keepdims=True) + EXP_FLOOR]
     values = np.ravel(values)
-    if name.endswith(("/roots", "/factor")):
-        return np.asarray(values)
     extremes = values[[values.argmin(), values.argmax()]]
     return np.concatenate([rng.choice(values, min(KEPT, values.size)), extremes])
 
 
 def _limit(name: str, values: Sample) -> float:
-    if name.endswith("/roots"):
+    last = name.rsplit("/", 1)[-1]
+    if last == "roots":
         return max(1.0, float(values.min()))  # a row's largest exponential is 1
-    if name.endswith("/factor"):
-        return float(values.max()) * FACTOR_HEADROOM
+    if last in EXTREMES:
+        return float(values.max()) * HEADROOM
+    if last in STREAM:
+        return _best_limit(values, 127, _token_error)
+    if last == "squares":
+        return _best_limit(values, 255, _sum_error)
     return clip_limit(values, levels=255 if values.min() >= 0 else 127)
+
+
+def _best_limit(values: Sample, levels: int, error: Callable[[Sample, Sample], float]) -> float:
+    largest = max(float(np.abs(values).max()), 1e-6)
+    limits = largest * SHARES
+    steps = limits / levels
+    errors = [error(values, np.clip(np.round(values / step), -levels, levels) * step) for step in steps]
+    return float(limits[int(np.argmin(errors))])
+
+
+def _token_error(tokens: Sample, rounded: Sample) -> float:
+    """Mean relative error of a token: what a norm makes of it, and tokens of unusual size count no more than others."""
+    return float((np.linalg.norm(rounded - tokens, axis=-1) / np.linalg.norm(tokens, axis=-1)).mean())
+
+
+def _sum_error(squares: Sample, rounded: Sample) -> float:
+    """Mean relative error of the row sums."""
+    return float(np.abs(rounded.sum(-1) / squares.sum(-1) - 1).mean())
 
 
 def clip_limit(values: Sample, levels: int = 127) -> float:
     """Return the magnitude at which cutting off costs as much as rounding saves (least squared error)."""
-    magnitudes = np.abs(values)
-    largest = max(float(magnitudes.max()), 1e-6)
-    errors = []
-    for share in SHARES:
-        step = largest * share / levels
-        errors.append(np.square(magnitudes - np.minimum(np.round(magnitudes / step), levels) * step).mean())
-    return float(largest * SHARES[int(np.argmin(errors))])
+    return _best_limit(values, levels, lambda real, rounded: float(np.square(rounded - real).mean()))
 
 
 def quantise_kernel(kernel: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:

@@ -49,8 +49,9 @@ class FloatOps:
 
     def norm(self, name: str, x: Array) -> Array:
         epsilon = self.config.decoder_epsilon if name.startswith("decoder") else self.config.encoder_epsilon
-        factor = 1 / np.sqrt(np.square(x).mean(-1, keepdims=True) + epsilon)
-        return self._seen(name, x * self._seen(f"{name}/factor", factor))
+        squares = self._seen(f"{name}/squares", np.square(x))
+        rms = self._seen(f"{name}/rms", np.sqrt(squares.mean(-1, keepdims=True) + epsilon))
+        return self._seen(name, x * self._seen(f"{name}/factor", np.reciprocal(rms)))
 
     def linear(self, name: str, x: Array, activation: str | None = None) -> Array:
         y = self._seen(f"{name}/before" if activation == "gelu" else name, self._affine(name, x, activation))

@@ -103,6 +103,6 @@ class Graph:
         return list(seen.values())
 
 
-def constant(name: str, data: Array, scale: float | Array | None = None, axis: int = 0) -> Tensor:
-    """Make a constant; quantised constants are symmetric (zero point 0)."""
-    return Tensor(name, data.shape, data.dtype.type, scale, 0, data, axis)
+def constant(name: str, data: Array, scale: float | Array | None = None, axis: int = 0, zero_point: int = 0) -> Tensor:
+    """Make a constant; weights are symmetric (zero point 0), tables need not be."""
+    return Tensor(name, data.shape, data.dtype.type, scale, zero_point, data, axis)

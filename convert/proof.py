@@ -147,6 +147,5 @@ INTERVALS: dict[str, Callable[..., Interval]] = {
     "CAST": lambda operator, x: x,
     "MUL": _product,
     "RESHAPE": lambda operator, x, shape: x,
-    "RIGHT_SHIFT": lambda operator, x, bits: (x[0] >> bits[0], x[1] >> bits[0]),
     "SUM": _sum,
 }

@@ -200,7 +200,6 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "QUANTIZE": lambda operator, x: _saturate(operator, _centred(operator, 0, x)),  # uint8 to int8 of the same scale
     "REDUCE_MAX": lambda operator, x, axis: x.max(int(axis.item()), keepdims=True),
     "RESHAPE": lambda operator, x, shape: x,
-    "RIGHT_SHIFT": lambda operator, x, bits: x >> bits,
     "SLICE": _slice,
     "SPACE_TO_DEPTH": _space_to_depth,
     "SUB": _add,

@@ -113,7 +113,7 @@ def test_a_table_that_is_one_entry_short_is_noticed(integer: Path) -> None:
     assert table.data is not None
     short = replace(table, shape=(table.shape[0] - 1,), data=table.data[:-1])
     graph.operators[position] = replace(lookup, inputs=(short, lookup.inputs[1]))
-    assert proof.unsafe_lookups(graph) == [f"{lookup.output.name} (index 0..2048, table of 2048)"]
+    assert proof.unsafe_lookups(graph) == [f"{lookup.output.name} (index 0..765, table of 765)"]
 
 
 def test_the_command_compares_on_pictures(integer: Path, capsys: pytest.CaptureFixture[str]) -> None:
