@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.browser import browse as browse  # a fixture, for every test that looks at a page
+
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `run_demo.py` is a script, not an installed module
 
 DATA = Path(__file__).parent / "data"

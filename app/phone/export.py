@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 
 from app.https import cache
-from models import Segmenter, UserError, resolve
+from models import Segmenter, UserError, card, resolve
 from models.catalogue import sha256
 
 HERE = Path(__file__).parent
@@ -61,12 +61,12 @@ def export(folder: Path, models: Sequence[str | Path]) -> int:
 
 def build(site: Path, models: Sequence[str | Path]) -> None:
     """Lay out the whole site in a new folder."""
+    if len({card(name).name for name in models}) < len(models):
+        raise UserError("Two of the models have the same name: offer each name once.")
     shutil.copytree(HERE / "site", site)
     version = _copy_litert(npm_packages(), site / "litert")
     (site / "models").mkdir()
     offered = [_copy_model(name, site / "models") for name in models]
-    if len({model["name"] for model in offered}) < len(offered):
-        raise UserError("Two of the models have the same name: offer each name once.")
     (site / MARK).write_text(json.dumps({"litert": version, "models": offered}, indent=1) + "\n")
     _list_files(site)
 
@@ -100,7 +100,7 @@ def _copy_litert(packages: Path, target: Path) -> str:
     for build in BUILDS:
         shutil.copy(core / "wasm" / f"{build}.js", target)
         # Packed here, 9.3 MB become 2.8 MB whatever the host does; mtime=0 gives the same bytes at each export.
-        packed = gzip.compress((core / "wasm" / f"{build}.wasm").read_bytes(), 9, mtime=0)
+        packed = gzip.compress((core / "wasm" / f"{build}.wasm").read_bytes(), 6, mtime=0)
         (target / f"{build}.wasm.gz").write_bytes(packed)
     package = json.loads((core / "package.json").read_text())
     notice = f"{package['name']} {package['version']}, Copyright Google LLC, {package['license']} licence.\n"
@@ -111,22 +111,22 @@ def _copy_litert(packages: Path, target: Path) -> str:
 def _copy_model(name: str | Path, target: Path) -> dict[str, Any]:
     """Copy a model and compute what the page must get for the stored picture; tell the page about both."""
     segmenter = Segmenter(name, threads=1)
-    card = segmenter.card
-    shutil.copy(resolve(name), target / f"{card.name}.tflite")
+    told = segmenter.card
+    shutil.copy(resolve(name), target / f"{told.name}.tflite")
     pixels = segmenter.prepare(_sample())
     answer = segmenter.infer(pixels)
-    (target / f"{card.name}.check").write_bytes(pixels.tobytes() + answer.tobytes())
+    (target / f"{told.name}.check").write_bytes(pixels.tobytes() + answer.tobytes())
     return {
-        "name": card.name,
-        "variant": "int8" if card.details.get("verify", {}).get("integer_only") else "file",
-        "file": f"models/{card.name}.tflite",
-        "bytes": card.file.stat().st_size,
-        "sha256": sha256(card.file),
-        "check": f"models/{card.name}.check",
+        "name": told.name,
+        "variant": "int8" if told.details.get("verify", {}).get("integer_only") else "file",
+        "file": f"models/{told.name}.tflite",
+        "bytes": told.file.stat().st_size,
+        "sha256": sha256(told.file),
+        "check": f"models/{told.name}.check",
         "input": [segmenter.height, segmenter.width],
         "output": list(answer.shape),
-        "terms": card.details.get("terms", ""),
-        "classes": [{"name": info.name, "color": info.color} for info in card.classes],
+        "terms": told.details.get("terms", ""),
+        "classes": [{"name": info.name, "color": info.color} for info in told.classes],
     }
 
 

@@ -6,7 +6,7 @@ import { keepOffline, offerInstall, WakeLock } from "./device.js";
 import { Engine } from "./engine.js";
 import { describeDevice, Meter, scriptMemory } from "./figures.js";
 import { deliver, fileName, Recorder, snapshot } from "./media.js";
-import { paint } from "./pixels.js";
+import { paint } from "./paint.js";
 import { View } from "./view.js";
 
 const $ = (id) => document.getElementById(id);

@@ -27,10 +27,11 @@ export class View {
   /** [red, green, blue, 255 or 0] for each class; class 0, the background, stays unpainted. */
   palette(classes) {
     const painted = (id) => (this.chosen === null ? id > 0 : id === this.chosen);
-    return classes.map(({ color }, id) => [...color, painted(id) ? 255 : 0]);
+    const white = [255, 255, 255]; // where a picture is cut out, the colour is of no account
+    return classes.map(({ color }, id) => [...(this.exact ? white : color), painted(id) ? 255 : 0]);
   }
 
-  /** Take a new class map, and what `paint` in pixels.js made of it. */
+  /** Take a new class map, and what `paint` in paint.js made of it. */
   setMask(map, { mask, width, height }) {
     resize(this.#mask, width, height).putImageData(new ImageData(mask, width, height), 0, 0);
     this.#map = map;

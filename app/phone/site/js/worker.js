@@ -3,7 +3,7 @@
 
 const here = (path) => new URL(`../${path}`, self.location).href;
 
-let pixels, litert, runtime; // the modules, and LiteRT.js once loaded
+let pixels, paint, litert, runtime; // the modules, and LiteRT.js once loaded
 let model, input, stored; // the compiled model, its size and classes, and the stored picture with its answer
 let canvas, context;
 
@@ -20,7 +20,7 @@ const calls = {
   /** Load a build of the runtime and a model, an entry of site.json. */
   async load(build, entry) {
     const start = performance.now();
-    pixels = await import(here("js/pixels.js"));
+    [pixels, { paint }] = await Promise.all([import(here("js/pixels.js")), import(here("js/paint.js"))]);
     litert = await import(here("litert/litert.js"));
     const relaxed = await litert.supportsFeature("relaxedSimd");
     if (!relaxed && !build.includes("compat")) throw new Error("this browser has no relaxed SIMD");
@@ -52,7 +52,7 @@ const calls = {
     const tensor = pixels.shrink(rgba, width, height, input.width, input.height);
     const { ids, milliseconds } = await infer(tensor);
     const map = { ids, height: outputSize[0], width: outputSize[1] };
-    const painted = pixels.paint(map, palette, rgba, width, height);
+    const painted = paint(map, palette, rgba, width, height);
     return {
       map, painted, bitmap, milliseconds,
       around: performance.now() - start - milliseconds, // what is not the model: pixels in, colours out
