@@ -111,21 +111,21 @@ def lookup(classes: tuple[ClassInfo, ...], ids: Mapping[str, Any] | None, ignore
         table = np.where(np.arange(256) < len(names), np.arange(256), UNKNOWN).astype(np.int16)
     for name, parts in (ids or {}).items():
         if name not in names:
-            raise UserError(f"The recipe gives label ids for '{name}', which is not one of its classes: name it there.")
-        table[_listed(parts)] = names.index(name)
-    table[_listed(list(ignore))] = IGNORED
+            raise UserError(f"There are ids for '{name}', which is not one of the classes: take {', '.join(names)}.")
+        table[listed(parts)] = names.index(name)
+    table[listed(list(ignore))] = IGNORED
     return table
 
 
-def _listed(parts: Any) -> list[int]:
+def listed(parts: Any) -> list[int]:
     """Write out label ids: `[15, "17-19"]` is 15, 17, 18, 19."""
-    listed: list[int] = []
+    ids: list[int] = []
     for part in parts if isinstance(parts, list) else [parts]:
         first, _, last = str(part).partition("-")
         if not (re.fullmatch(r"\d+(-\d+)?", str(part)) and int(first) <= int(last or first) < 256):
-            raise UserError(f"The recipe has the label id '{part}': give 0..255, or a range such as \"1-58\".")
-        listed += range(int(first), int(last or first) + 1)
-    return listed
+            raise UserError(f"'{part}' is not a label id: give 0..255, or a range such as \"1-58\".")
+        ids += range(int(first), int(last or first) + 1)
+    return ids
 
 
 def load_set(recipe: Recipe, part: str, data: str | Path) -> list[Sample]:
@@ -347,12 +347,22 @@ def confusion(labels: ClassMap, prediction: ClassMap, classes: int, ignore: int 
 
 def score(samples: list[Sample], predictions: Iterable[ClassMap], names: list[str]) -> Scores:
     """Score a class map of any size for each sample, brought to the label's own size by `models.restore`."""
-    matrix = np.zeros((len(names), len(names)), np.int64)
-    for sample, prediction in zip(samples, predictions, strict=True):
-        matrix += confusion(sample.label, restore(prediction, *sample.label.shape), len(names))
+    return summary(confusions(samples, predictions, len(names)), names)
+
+
+def confusions(samples: list[Sample], predictions: Iterable[ClassMap], classes: int) -> NDArray[np.int64]:
+    """Count each sample's pixels at its label's size: [samples, classes (label), classes (predicted)]."""
+    pairs = zip(samples, predictions, strict=True)
+    counts = [confusion(sample.label, restore(guess, *sample.label.shape), classes) for sample, guess in pairs]
+    return np.array(counts, np.int64).reshape(-1, classes, classes)
+
+
+def summary(matrices: NDArray[np.int64], names: list[str]) -> Scores:
+    """Score pictures together, from what `confusions` counted of each."""
+    matrix = matrices.sum(axis=0)
     hits, labelled = np.diag(matrix), matrix.sum(axis=1)
     union = labelled + matrix.sum(axis=0) - hits
     iou = {name: float(hits[index] / union[index]) if labelled[index] else None for index, name in enumerate(names)}
     occurring = [value for value in iou.values() if value is not None]
     accuracy = float(hits.sum() / max(1, matrix.sum()))
-    return Scores(len(samples), float(np.mean(occurring)) if occurring else 0.0, iou, accuracy)
+    return Scores(len(matrices), float(np.mean(occurring)) if occurring else 0.0, iou, accuracy)

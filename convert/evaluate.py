@@ -1,11 +1,14 @@
-"""Score a .tflite file, or the float network of a checkpoint, on labelled pictures.
+"""Score a .tflite file, ours or any other, or the float network of a checkpoint, on labelled pictures.
 
   python -m convert evaluate models/person.tflite --images voc/val --labels voc/val_labels --ids person=15
   python -m convert evaluate models/person.tflite --images DIR --labels DIR --against person.npz --record
+  python -m convert evaluate models/person.tflite --images DIR --labels DIR --pictures out/person
+  python -m convert evaluate other.tflite --describe other.json --images DIR --labels DIR --ids person=15
 
 Labels are 8-bit .png pictures of ids with the stem and size of their picture. Without --ids the ids are those of the
 classes; with it, ids not mentioned are class 0. Frames are stretched to the input size and class maps come back by
-nearest neighbour, as in the live app; scores are computed at the label's own size.
+nearest neighbour, as in the live app; scores are computed at the label's own size. What --describe reads is in
+convert/peer.py; a file named like one of convert/peers is described by that.
 """
 
 import argparse
@@ -14,14 +17,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from convert import data, floats
+from convert import data, floats, scoreboard
 from convert.checkpoint import Checkpoint
 from convert.data import Sample, Scores
 from convert.files import write_whole
 from convert.fold import fold
-from models import ClassInfo, ClassMap, Frame, Segmenter, UserError, preprocess
+from convert.peer import PEERS, Description, Peer
+from models import ClassInfo, ClassMap, Frame, Segmenter, UserError, preprocess, resolve
+from models.catalogue import embedded_classes
+
+Segment = Callable[[Frame], ClassMap]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,31 +40,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
     parser.add_argument("--ids", nargs="+", metavar="CLASS=IDS", help="label ids of classes: person=15 or hair=3,7-9")
     parser.add_argument("--ignore", type=int, nargs="*", default=[255], help="label ids that do not count (255)")
+    parser.add_argument("--describe", type=Path, metavar="JSON", help="what the outputs of a foreign FILE mean")
     parser.add_argument("--against", type=Path, help="a second file to score in the same run")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusions and the worst ten pictures there")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the cores, at most 4)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     parser.add_argument("--record", action="store_true", help="write the scores into the card beside the file")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Score and print; with --against the other file's scores stand beside."""
-    segment, classes = _opened(args.file, args.threads)
+    """Score, print and draw; with --against the other file's scores stand beside."""
+    segment, classes = _opened(args.file, args.threads, args.describe)
     other, theirs = _opened(args.against, args.threads) if args.against else (None, classes)
-    if [info.name for info in theirs] != [info.name for info in classes]:
+    names = [info.name for info in classes]
+    if [info.name for info in theirs] != names:
         raise UserError(f"{args.against} has other classes than {args.file}: compare files of the same classes.")
+    if args.record and not args.file.with_suffix(".json").is_file():
+        raise UserError(f"{args.file} has no card to record the scores in: leave out --record, or quantise it first.")
     table = data.lookup(classes, _ids(args.ids), args.ignore)
     samples = data.load_pairs(args.images, args.labels, table)
-    scores = evaluate(segment, samples, classes)
-    told = scores.as_dict()
+    matrices = _confusions(segment, samples, classes)
+    told = data.summary(matrices, names).as_dict()
     if other:
         told["against"] = {"file": args.against.name, **evaluate(other, samples, classes).as_dict()}
+    if args.pictures:
+        about = f"{args.file.stem} on {'/'.join(args.images.parts[-2:])}"
+        _draw(args.pictures, scoreboard.Board(classes, about), segment, samples, matrices)
     if args.record:
         _record(args, told)
     print(json.dumps(told, indent=2) if args.json else _text(told))
     return 0
 
 
-def evaluate(segment: Callable[[Frame], ClassMap], samples: list[Sample], classes: tuple[ClassInfo, ...]) -> Scores:
+def evaluate(segment: Segment, samples: list[Sample], classes: tuple[ClassInfo, ...]) -> Scores:
     """Score a function from frame to class map on labelled pictures.
 
     Args:
@@ -63,16 +80,33 @@ def evaluate(segment: Callable[[Frame], ClassMap], samples: list[Sample], classe
         samples: from `data.load_pairs`.
         classes: names for the scores.
     """
+    return data.summary(_confusions(segment, samples, classes), [info.name for info in classes])
+
+
+def _confusions(segment: Segment, samples: list[Sample], classes: tuple[ClassInfo, ...]) -> NDArray[np.int64]:
     from tqdm import tqdm
 
     predictions: Iterable[ClassMap] = (segment(sample.frame) for sample in tqdm(samples, unit="pictures", leave=False))
-    return data.score(samples, predictions, [info.name for info in classes])
+    return data.confusions(samples, predictions, len(classes))
 
 
-def _opened(path: Path, threads: int | None) -> tuple[Callable[[Frame], ClassMap], tuple[ClassInfo, ...]]:
-    if path.suffix != ".npz":
-        model = Segmenter(path, threads)
-        return model.segment, model.card.classes
+def _opened(path: Path, threads: int | None, described: Path | None = None) -> tuple[Segment, tuple[ClassInfo, ...]]:
+    known = PEERS / f"{path.stem}.json"
+    if described or known.is_file():
+        description = Description.load(described or known)
+        return Peer(path, description, threads).segment, description.classes
+    if path.suffix == ".npz":
+        return _float(path)
+    if not resolve(path).with_suffix(".json").is_file():
+        try:
+            embedded_classes(resolve(path))
+        except UserError:
+            raise UserError(f"{path} does not say its classes: describe them with --describe (see {PEERS}).") from None
+    model = Segmenter(path, threads)
+    return model.segment, model.card.classes
+
+
+def _float(path: Path) -> tuple[Segment, tuple[ClassInfo, ...]]:
     checkpoint = Checkpoint.load(path)
     folded, config = fold(checkpoint, rotate=False), checkpoint.config
 
@@ -82,6 +116,20 @@ def _opened(path: Path, threads: int | None) -> tuple[Callable[[Frame], ClassMap
         return cells.repeat(config.stride, 0).repeat(config.stride, 1)
 
     return segment, checkpoint.classes
+
+
+def _draw(
+    folder: Path, board: scoreboard.Board, segment: Segment, samples: list[Sample], matrices: NDArray[np.int64]
+) -> None:
+    """Write confusion.png and worst-01.png ..., by the mean IoU of the classes in a picture's label."""
+    drawn = {folder / "confusion.png": board.confusion(matrices)}
+    for place, index in enumerate(board.worst(matrices), 1):
+        sample = samples[index]  # segmented again: ten more are less than keeping all the class maps
+        title = f"worst {place} of {len(samples)}: {sample.name}"
+        drawn[folder / f"worst-{place:02}.png"] = board.sheet(sample, segment(sample.frame), matrices[index], title)
+    write_whole({path: cv2.imencode(".png", picture)[1].tobytes() for path, picture in drawn.items()})
+    for stale in set(folder.glob("worst-[0-9][0-9].png")) - set(drawn):  # of an earlier run on more pictures
+        stale.unlink()
 
 
 def _ids(texts: list[str] | None) -> dict[str, list[str]] | None:
@@ -98,8 +146,6 @@ def _ids(texts: list[str] | None) -> dict[str, list[str]] | None:
 
 def _record(args: argparse.Namespace, told: dict[str, Any]) -> None:
     path = args.file.with_suffix(".json")
-    if not path.is_file():
-        raise UserError(f"No card {path} to record the scores in: leave out --record, or quantise the model first.")
     card = json.loads(path.read_text())
     card["scores"] = {"data": "/".join(args.images.parts[-2:]), **told}
     write_whole({path: (json.dumps(card, indent=2) + "\n").encode()})
