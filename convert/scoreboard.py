@@ -197,7 +197,7 @@ def _cell(canvas: Frame, box: tuple[int, int, int, int], share: float, right: bo
     paper, full = np.array(PAPER, float), np.array(RIGHT if right else WRONG, float)
     fill = paper + (full - paper) * (amount if share >= 0.0005 else 0)
     cv2.rectangle(canvas, (x + 1, y + 1), (x + width - 2, y + height - 2), [int(part) for part in fill], cv2.FILLED)
-    ink = PAPER if amount > 0.55 else INK if share >= 0.0005 else FAINT
+    ink = PAPER if amount > 0.7 else INK if share >= 0.0005 else FAINT
     words = f"{100 * share:.1f}" if share >= 0.0005 else "0"
     _write(canvas, words, (x + width // 2, y + height // 2 + 7), ink, anchor=0.5)
 
@@ -229,7 +229,8 @@ def _write(
 ) -> None:
     """Write a line whose baseline is at `place`; `anchor` is the part of it left of there."""
     x = round(place[0] - anchor * _width(text, size, face))
-    cv2.putText(canvas, text, (x, place[1]), face, _scale(size, face), ink, 1, cv2.LINE_AA)
+    weight = 2 if STROKES and face == BOLD else 1
+    cv2.putText(canvas, text, (x, place[1]), face, _scale(size, face), ink, weight, cv2.LINE_AA)
 
 
 def _width(text: str, size: int = TEXT, face: int = FACE) -> int:
