@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 
 from app.https import cache
-from models import Segmenter, UserError, card, resolve
+from models import Segmenter, UserError, resolve
 from models.catalogue import sha256
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def export(folder: Path, models: Sequence[str | Path]) -> int:
 
 def build(site: Path, models: Sequence[str | Path]) -> None:
     """Lay out the whole site in a new folder."""
-    if len({card(name).name for name in models}) < len(models):
+    if len({resolve(name).stem for name in models}) < len(models):
         raise UserError("Two of the models have the same name: offer each name once.")
     shutil.copytree(HERE / "site", site)
     version = _copy_litert(npm_packages(), site / "litert")
@@ -111,22 +111,23 @@ def _copy_litert(packages: Path, target: Path) -> str:
 def _copy_model(name: str | Path, target: Path) -> dict[str, Any]:
     """Copy a model and compute what the page must get for the stored picture; tell the page about both."""
     segmenter = Segmenter(name, threads=1)
-    told = segmenter.card
-    shutil.copy(resolve(name), target / f"{told.name}.tflite")
+    card = segmenter.card
+    name = card.file.stem
+    shutil.copy(card.file, target / f"{name}.tflite")
     pixels = segmenter.prepare(_sample())
     answer = segmenter.infer(pixels)
-    (target / f"{told.name}.check").write_bytes(pixels.tobytes() + answer.tobytes())
+    (target / f"{name}.check").write_bytes(pixels.tobytes() + answer.tobytes())
     return {
-        "name": told.name,
-        "variant": "int8" if told.details.get("verify", {}).get("integer_only") else "file",
-        "file": f"models/{told.name}.tflite",
-        "bytes": told.file.stat().st_size,
-        "sha256": sha256(told.file),
-        "check": f"models/{told.name}.check",
+        "name": name,
+        "variant": "int8" if card.details.get("verify", {}).get("integer_only") else "file",
+        "file": f"models/{name}.tflite",
+        "bytes": card.file.stat().st_size,
+        "sha256": sha256(card.file),
+        "check": f"models/{name}.check",
         "input": [segmenter.height, segmenter.width],
         "output": list(answer.shape),
-        "terms": told.details.get("terms", ""),
-        "classes": [{"name": info.name, "color": info.color} for info in told.classes],
+        "terms": card.details.get("terms", ""),
+        "classes": [{"name": info.name, "color": info.color} for info in card.classes],
     }
 
 
