@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from convert import floats
 from convert.build import EXP_FLOOR, Quantised
@@ -15,7 +16,7 @@ Sample = NDArray[np.float32]
 
 # Shares of the largest magnitude tried as the limit of int8: a tighter one rounds finer and cuts off more.
 SHARES = np.geomspace(0.02, 1.0, 60)
-KEPT, KEPT_TOKENS = 8_000, 64  # values or whole tokens of each result kept from each picture
+KEPT, KEPT_TOKENS = 4_000, 64  # values or whole tokens of each result kept from each picture
 # The last part of a result's name says what is to be kept of it, and how its limit is chosen.
 STREAM = ("sum", "sum1", "sum2", "input")  # the residual stream, which is read through norms
 EXTREMES = ("roots", "factor", "rms")
@@ -37,9 +38,10 @@ def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint
     def watch(name: str, values: Any) -> None:
         kept.setdefault(name, []).append(_sample(name, values, rng))
 
-    for pixels in pictures:
+    for pixels in tqdm(pictures, "calibrating", unit="pictures", leave=False):
         floats.scores(folded, config, pixels, watch)
-    return {name: _limit(name, np.concatenate(samples)) for name, samples in kept.items()}
+    ranges = tqdm(kept.items(), "ranges", unit="tensors", leave=False)
+    return {name: _limit(name, np.concatenate(samples)) for name, samples in ranges}
 
 
 def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
@@ -110,9 +112,7 @@ def quantise_kernel(kernel: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDAr
 def quantise(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
     """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
     limits = calibrate(folded, config, pictures)
-    kernels = {
-        name.removesuffix("/kernel"): quantise_kernel(array)
-        for name, array in folded.items()
-        if name.endswith("/kernel")
-    }
+    named = {name.removesuffix("/kernel"): array for name, array in folded.items() if name.endswith("/kernel")}
+    rounding = tqdm(named.items(), "rounding", unit="kernels", leave=False)
+    kernels = {name: quantise_kernel(array) for name, array in rounding}
     return Quantised(limits, kernels, folded)
