@@ -208,8 +208,8 @@ def _bar(canvas: Frame, place: tuple[int, int], iou: float | None) -> None:
         _write(canvas, "in no label", (x, y + 7), FAINT)
         return
     _write(canvas, _percent(iou), (x + 72, y + 7), anchor=1.0)
-    cv2.rectangle(canvas, (x + 86, y - 7), (x + 86 + BAR, y + 6), RULE, cv2.FILLED)
-    cv2.rectangle(canvas, (x + 86, y - 7), (x + 86 + round(BAR * iou), y + 6), RIGHT, cv2.FILLED)
+    bar = canvas[y - 7 : y + 7, x + 86 : x + 86 + BAR]
+    bar[:], bar[:, : round(BAR * iou)] = RULE, RIGHT
 
 
 def _swatch(canvas: Frame, info: ClassInfo, place: tuple[int, int]) -> None:
