@@ -19,6 +19,7 @@ RIGHT, WRONG = (110, 118, 15), (38, 38, 220)  # teal and red
 PAD, TEXT, TITLE = 24, 20, 28  # pixels: around everything, height of a line of text and of a title
 PANEL = (480, 400)  # most columns and rows of one picture on a sheet
 ROW, LEAST_CELL, BAR = 56, 84, 200  # pixels: height and least width of a matrix cell, length of an IoU of 100 %
+LINE = 26  # pixels between the baselines of two words of a name
 WORST = 10
 
 
@@ -59,31 +60,28 @@ class Board:
             matrices: [pictures, classes, classes] from `data.confusions`.
         """
         scores, matrix = data.summary(matrices, self.names), matrices.sum(axis=0)
-        shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+        title = f"{self.about}: {scores.images} pictures, mIoU {_percent(scores.miou)}"
         heads = [name.split() for name in self.names]
         cell = max(LEAST_CELL, *(_width(word) + 20 for words in heads for word in words))
-        title = f"{self.about}: {scores.images} pictures, mIoU {_percent(scores.miou)}"
         left = 2 * PAD + 28 + max(_width(name) for name in [*self.names, "label"])
-        top = PAD + TITLE + 3 * TEXT + 26 * max(len(words) for words in heads)
+        top = PAD + TITLE + 3 * TEXT + LINE * max(len(words) for words in heads)
         right = left + cell * len(heads)
         width = max(right + 130 + BAR + PAD, 2 * PAD + _width(title, TITLE, BOLD))
         canvas = _paper(top + ROW * len(heads) + PAD + TEXT + PAD, width)
         _write(canvas, title, (PAD, PAD + TITLE), size=TITLE, face=BOLD)
-        _write(canvas, "label", (PAD, top - 14), FAINT)
-        _write(canvas, "IoU", (right + PAD, top - 14), FAINT)
         _write(canvas, "predicted as", (left, PAD + TITLE + 2 * TEXT - 6), FAINT)
+        for words, x in (["label"], PAD), (["IoU"], right + PAD):
+            _head(canvas, words, (x, top), FAINT)
         for column, words in enumerate(heads):
-            for line, word in enumerate(reversed(words)):
-                _write(canvas, word, (left + cell * column + cell // 2, top - 14 - 26 * line), anchor=0.5)
+            _head(canvas, words, (left + cell * column + cell // 2, top), anchor=0.5)
         for row, info in enumerate(self.classes):
             y = top + ROW * row
             _swatch(canvas, info, (PAD, y + ROW // 2 - 9))
             _write(canvas, info.name, (PAD + 28, y + ROW // 2 + 7))
-            for column, share in enumerate(shares[row] if matrix[row].any() else ()):
-                _cell(canvas, (left + cell * column, y, cell, ROW), float(share), right=row == column)
+            for column, count in enumerate(matrix[row] if matrix[row].any() else ()):
+                _cell(canvas, (left + cell * column, y, cell, ROW), count / matrix[row].sum(), right=row == column)
             _bar(canvas, (right + PAD, y + ROW // 2), scores.iou[info.name])
-        note = "per cent of the label's pixels; teal is right, red is wrong"
-        _write(canvas, note, (PAD, canvas.shape[0] - PAD), FAINT)
+        _write(canvas, "per cent of the label's pixels; teal is right, red is wrong", (PAD, len(canvas) - PAD), FAINT)
         return canvas
 
     def sheet(self, sample: Sample, prediction: ClassMap, matrix: NDArray[np.int64], title: str) -> Frame:
@@ -96,31 +94,35 @@ class Board:
             title: names the picture.
         """
         scores = data.summary(matrix[np.newaxis], self.names)
-        guess = restore(prediction, *sample.label.shape)
-        wrong = (sample.label != guess) & (sample.label != IGNORED)
-        panels = {
-            "picture": sample.frame,
-            "label": self._painted(sample.frame, sample.label),
-            "predicted": self._painted(sample.frame, guess),
-            f"wrong: {_percent(wrong.sum() / max(1, matrix.sum()))}": _marked(sample.frame, wrong),
-        }
-        drawn = [_fitted(panel) for panel in panels.values()]
-        rows, columns = drawn[0].shape[:2]
-        width = max(len(drawn) * (columns + PAD) + PAD, 3 * PAD + _width(f"{title} mean IoU 100.0 %", TITLE, BOLD), 720)
-        shown = [index for index in range(len(self.classes)) if matrix[index].any() or matrix[:, index].any()]
+        panels = self._panels(sample, prediction, _percent(1 - scores.pixel_accuracy))
+        rows, columns = panels["picture"].shape[:2]
+        titles = (title, f"mean IoU {_percent(scores.miou)}")
+        width = max(PAD + len(panels) * (columns + PAD), 3 * PAD + sum(_width(text, TITLE, BOLD) for text in titles))
+        shown = np.flatnonzero(matrix.any(axis=0) | matrix.any(axis=1))
         chips = [(self.classes[index], scores.iou[self.names[index]]) for index in shown]
-        top = PAD + TITLE + PAD + TEXT + 12
         notes = ["striped: does not count"] if (sample.label == IGNORED).any() else []
         legend = _legend(chips, [*notes, self.about], width)
-        canvas = _paper(top + rows + legend.shape[0], width)
-        _write(canvas, title, (PAD, PAD + TITLE), size=TITLE, face=BOLD)
-        _write(canvas, f"mean IoU {_percent(scores.miou)}", (width - PAD, PAD + TITLE), WRONG, TITLE, BOLD, anchor=1.0)
-        for place, (caption, panel) in enumerate(zip(panels, drawn, strict=True)):
+        top = PAD + TITLE + PAD + TEXT + 12
+        canvas = _paper(top + rows + len(legend), width)
+        _write(canvas, titles[0], (PAD, PAD + TITLE), size=TITLE, face=BOLD)
+        _write(canvas, titles[1], (width - PAD, PAD + TITLE), WRONG, TITLE, BOLD, anchor=1.0)
+        for place, (caption, panel) in enumerate(panels.items()):
             x = PAD + place * (columns + PAD)
             canvas[top : top + rows, x : x + columns] = panel
             _write(canvas, caption, (x, top - 10))
         canvas[top + rows :] = legend
         return canvas
+
+    def _panels(self, sample: Sample, prediction: ClassMap, wrong: str) -> dict[str, Frame]:
+        frame = _fitted(sample.frame)  # painted at the size shown: lines stay lines however large the picture is
+        guess = restore(prediction, *sample.label.shape)  # by way of the size it is scored at
+        label, guess = (restore(ids, *frame.shape[:2]) for ids in (sample.label, guess))
+        return {
+            "picture": frame,
+            "label": self._painted(frame, label),
+            "predicted": self._painted(frame, guess),
+            f"wrong: {wrong}": _marked(frame, (label != guess) & (label != IGNORED)),
+        }
 
     def _painted(self, frame: Frame, classes: ClassMap) -> Frame:
         """Lay the classes' colours on a dimmed grey picture, white lines between them, stripes where none counts."""
@@ -158,10 +160,10 @@ def _marked(frame: Frame, wrong: NDArray[np.bool_]) -> Frame:
     return grey.astype(np.uint8)
 
 
-def _fitted(panel: Frame) -> Frame:
-    scale = min(PANEL[0] / panel.shape[1], PANEL[1] / panel.shape[0])
+def _fitted(frame: Frame) -> Frame:
+    scale = min(PANEL[0] / frame.shape[1], PANEL[1] / frame.shape[0])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return cv2.resize(panel, None, fx=scale, fy=scale, interpolation=way)  # type: ignore[return-value]
+    return cv2.resize(frame, None, fx=scale, fy=scale, interpolation=way)  # type: ignore[return-value]
 
 
 def _legend(chips: Sequence[tuple[ClassInfo, float | None]], notes: Sequence[str], width: int) -> Frame:
@@ -188,6 +190,12 @@ def _percent(share: float) -> str:
 
 def _paper(height: int, width: int) -> Frame:
     return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def _head(canvas: Frame, words: Sequence[str], place: tuple[int, int], ink: Color = INK, anchor: float = 0.0) -> None:
+    """Write words one below the other, the last just above `place`."""
+    for line, word in enumerate(reversed(words)):
+        _write(canvas, word, (place[0], place[1] - 14 - LINE * line), ink, anchor=anchor)
 
 
 def _cell(canvas: Frame, box: tuple[int, int, int, int], share: float, right: bool) -> None:
