@@ -157,9 +157,9 @@ def _text(told: dict[str, Any]) -> str:
     rows += [(name, *(_percent(side["iou"][name]) for side in sides)) for name in told["iou"]]
     rows += [("mIoU", *(_percent(side["miou"]) for side in sides))]
     rows += [("pixels right", *(_percent(side["pixel_accuracy"]) for side in sides))]
-    body = "\n".join(
-        "  ".join(f"{cell:>14}" if place else f"{cell:<14}" for place, cell in enumerate(row)) for row in rows
-    )
+    widths = [max(14, *(len(cell) for cell in column)) for column in zip(*rows, strict=True)]
+    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    body = "\n".join("  ".join(line) for line in lines)
     return f"{told['images']} pictures\n{body}"
 
 

@@ -158,6 +158,20 @@ def test_the_descriptions_we_ship_fit_their_models(path: Path) -> None:
     assert classes.max() < len(described.classes) and len(np.unique(classes)) > 1
 
 
+def test_a_known_peer_stands_beside(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    peer = DATA / "peer_models" / "deeplabv3_257_float.tflite"
+    if not peer.is_file():
+        pytest.skip(f"no model at {peer}")
+    for folder, suffix, name in (("val", "jpg", "pictures"), ("val_labels", "png", "labels")):
+        (tmp_path / name).mkdir()
+        for stem in ("000847", "2009_000219"):
+            file = f"{stem}.{suffix}"
+            (tmp_path / name / file).symlink_to(DATA / "voc_person" / folder / file)
+    assert evaluate(tmp_path, "models/person.tflite", "--against", str(peer), "--ids", "person=15") == 0
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert head.endswith(peer.name) and {len(row) for row in rows} == {len(head)}
+
+
 def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
     name = "selfiesegmentation_mlkit-256x256-2021_01_19-v1215.f16"
     model = DATA / "peer_models" / f"{name}.tflite"
