@@ -27,8 +27,7 @@ from convert.data import Sample, Scores
 from convert.files import write_whole
 from convert.fold import fold
 from convert.peer import PEERS, Description, Peer
-from models import ClassInfo, ClassMap, Frame, Segmenter, UserError, preprocess, resolve
-from models.catalogue import embedded_classes
+from models import ClassInfo, ClassMap, Frame, Segmenter, UserError, card, preprocess, resolve
 
 Segment = Callable[[Frame], ClassMap]
 
@@ -99,7 +98,7 @@ def _opened(path: Path, threads: int | None, described: Path | None = None) -> t
         return _float(path)
     if not resolve(path).with_suffix(".json").is_file():
         try:
-            embedded_classes(resolve(path))
+            card(path)  # or else the classes inside the file
         except UserError:
             raise UserError(f"{path} does not say its classes: describe them with --describe (see {PEERS}).") from None
     model = Segmenter(path, threads)

@@ -179,5 +179,5 @@ def test_an_operator_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
         pytest.skip(f"no model at {model}")
     renamed = model.read_bytes().replace(b"Convolution2DTransposeBias", b"Convolution2DTransposeBiaz")
     (tmp_path / "m.tflite").write_bytes(renamed)
-    with pytest.raises(UserError, match=r"cannot load .*Convolution2DTransposeBiaz.*try `"):
+    with pytest.raises(UserError, match=r"cannot load .*Convolution2DTransposeBiaz"):
         Peer(tmp_path / "m.tflite", Description.load(PEERS / f"{name}.json"), threads=1)
