@@ -167,7 +167,7 @@ def test_a_known_peer_stands_beside(capsys: pytest.CaptureFixture[str], tmp_path
         for stem in ("000847", "2009_000219"):
             file = f"{stem}.{suffix}"
             (tmp_path / name / file).symlink_to(DATA / "voc_person" / folder / file)
-    assert evaluate(tmp_path, "models/person.tflite", "--against", str(peer), "--ids", "person=15") == 0
+    assert evaluate(tmp_path, "person", "--against", str(peer), "--ids", "person=15") == 0
     head, *rows = capsys.readouterr().out.splitlines()[1:]
     assert head.endswith(peer.name) and {len(row) for row in rows} == {len(head)}
 
