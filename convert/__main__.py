@@ -1,4 +1,4 @@
-"""The command line of the converter: `python -m convert train | quantize | verify | evaluate | baseline`."""
+"""The command line of the converter: `python -m convert train | quantize | verify | evaluate | baseline | profile`."""
 
 import argparse
 import importlib

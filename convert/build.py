@@ -23,6 +23,7 @@ ACTIVATIONS = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
 EXP_FLOOR = -6.3
 # Row sums are measured with three rulers at once, for sums up to 4, up to 32 and up to the number of tokens.
 RULERS = (4.0, 32.0)
+BIAS_LIMIT = 2.0**30  # of an int32 bias: as much is left for the sum it is added to
 # Straight lines that stand for 1/sqrt in a norm: as many as XNNPACK computes at once.
 KNOTS = 16
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -85,13 +86,20 @@ class IntegerOps:
 
     def _embedding(self, name: str, scale: float | None = None) -> Tensor:
         values = self.folded[name][np.newaxis]
-        scale = scale or float(np.float32(np.abs(values).max() / 127))
+        scale = scale or float(np.float32(max(np.abs(values).max(), 1e-6) / 127))
         return constant(name, _int8(values / scale), scale)
 
-    def _bias(self, name: str, step: float, scales: NDArray[np.float64]) -> Tensor:
-        scales = step * scales
-        values = np.round(self.folded[f"{name}/bias"] / scales)
-        return constant(f"{name}/bias", values.astype(np.int32), scales)
+    def _weights(self, name: str, step: float) -> tuple[Tensor, Tensor]:
+        """Return the kernel [out, in] and the int32 bias of a layer whose input has the scale `step`."""
+        kernel, scales = self.kernels[name]
+        bias = self.folded[f"{name}/bias"]
+        # A kernel of (nearly) zeros has a scale so small that its bias would not fit into int32
+        raised = np.maximum(scales, np.abs(bias) / (step * BIAS_LIMIT))
+        rows = np.round(kernel * (scales / raised)).astype(np.int8)
+        rows = rows.reshape(-1, rows.shape[-1]).T  # a patch embedding's [p, p, 3, D], too
+        weights = constant(f"{name}/kernel", np.ascontiguousarray(rows), raised)
+        values = np.round(bias / (step * raised)).astype(np.int32)
+        return weights, constant(f"{name}/bias", values, step * raised)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """x / rms(x), all of it in operators that XNNPACK takes: no table, no int32, no change of delegate."""
@@ -146,11 +154,8 @@ class IntegerOps:
         )
 
     def linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
-        kernel, scales = self.kernels[name]
-        rows = kernel.reshape(-1, kernel.shape[-1]).T  # a patch embedding's [p, p, 3, D], too
-        weights = constant(f"{name}/kernel", np.ascontiguousarray(rows), scales)
-        inputs = (x, weights, self._bias(name, x.step, scales))
-        shape, scale, zero_point = (*x.shape[:-1], len(rows)), self.scale(name), 0
+        inputs = (x, *self._weights(name, x.step))
+        shape, scale, zero_point = (*x.shape[:-1], inputs[1].shape[0]), self.scale(name), 0
         if activation == "relu":  # half the range would stay empty: zero point -128 uses it, for free
             scale, zero_point = float(np.float32(self.limits[name] / 255)), -128
         result = f"{name}/before" if activation == "gelu" else name
@@ -235,11 +240,11 @@ class IntegerOps:
     def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         return self.graph.add("ADD", (x, y), name, x.shape, scale=self.scale(name), table="AddOptions")
 
-    def append_classes(self, x: Tensor) -> Tensor:
-        classes = self._embedding("classes", x.step)
+    def append(self, name: str, x: Tensor) -> Tensor:
+        rows = self._embedding(name, x.step)
         shape = (1, x.shape[1] + self.config.classes, self.config.dim)
         return self.graph.add(
-            "CONCATENATION", (x, classes), "tokens", shape, scale=x.step, table="ConcatenationOptions", axis=1
+            "CONCATENATION", (x, rows), f"{x.name}/tokens", shape, scale=x.step, table="ConcatenationOptions", axis=1
         )
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,9 @@ KEPT, KEPT_TOKENS = 4_000, 64  # values or whole tokens of each result kept from
 # The last part of a result's name says what is to be kept of it, and how its limit is chosen.
 STREAM = ("sum", "sum1", "sum2", "input")  # the residual stream, which is read through norms
 EXTREMES = ("roots", "factor", "rms")
-# Norms and row sums outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
+# Norms outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
 HEADROOM = 1.5
+TINY = 1e-9  # stands in for a divisor of 0
 
 
 def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) -> dict[str, float]:
@@ -65,6 +66,8 @@ def _limit(name: str, values: Sample) -> float:
         return max(1.0, float(values.min()))  # a row's largest exponential is 1
     if last in EXTREMES:
         return float(values.max()) * HEADROOM
+    if last == "offsets":  # may be all 0, and are added to scores: a scale far below theirs would leave XNNPACK
+        return max(clip_limit(values), 1e-3)
     if last in STREAM:
         return _best_limit(values, 127, _token_error)
     if last == "squares":
@@ -82,12 +85,14 @@ def _best_limit(values: Sample, levels: int, error: Callable[[Sample, Sample], f
 
 def _token_error(tokens: Sample, rounded: Sample) -> float:
     """Mean relative error of a token: what a norm makes of it, and tokens of unusual size count no more than others."""
-    return float((np.linalg.norm(rounded - tokens, axis=-1) / np.linalg.norm(tokens, axis=-1)).mean())
+    sizes = np.maximum(np.linalg.norm(tokens, axis=-1), TINY)
+    return float((np.linalg.norm(rounded - tokens, axis=-1) / sizes).mean())
 
 
 def _sum_error(squares: Sample, rounded: Sample) -> float:
     """Mean relative error of the row sums."""
-    return float(np.abs(rounded.sum(-1) / squares.sum(-1) - 1).mean())
+    sums = np.maximum(squares.sum(-1), TINY)
+    return float((np.abs(rounded.sum(-1) - sums) / sums).mean())
 
 
 def clip_limit(values: Sample, levels: int = 127) -> float:
@@ -109,7 +114,7 @@ def quantise_kernel(kernel: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDAr
     return np.clip(np.round(kernel / scales), -127, 127).astype(np.int8), scales
 
 
-def quantise(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
+def numbers(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
     """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
     limits = calibrate(folded, config, pictures)
     named = {name.removesuffix("/kernel"): array for name, array in folded.items() if name.endswith("/kernel")}

@@ -177,6 +177,11 @@ class Checkpoint:
         if len(classes) != config.classes:
             raise UserError(f"{path} names {len(classes)} classes but has {config.classes}: train it again.")
         floats = {name: array.astype(np.float32) for name, array in arrays.items()}
+        for name, array in floats.items():
+            if not np.isfinite(array).all():
+                raise UserError(
+                    f"{path} has '{name}' with values that are no numbers: take one from before it diverged."
+                )
         return cls(floats, config, classes, meta.get("training", {}))
 
     def save(self, path: str | Path) -> None:

@@ -24,26 +24,44 @@ def draw_pictures(
     Raises:
         UserError: a folder is missing, has too few pictures, or one of those drawn cannot be read.
     """
+    if count < 1:
+        raise UserError(f"{count} pictures are too few: take at least one.")
     found: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder {folder}: give one with pictures like those the camera will see.")
         found += sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if len(found) < count:
-        raise UserError(f"{len(found)} pictures are too few to draw {count}: add some, or ask for fewer.")
+        raise UserError(
+            f"{len(found)} pictures are too few to draw {count}: add some, or ask for fewer with --pictures."
+        )
     drawn = np.random.default_rng(seed).choice(len(found), count, replace=False)
     return [_read(found[index], height, width) for index in sorted(drawn)]
 
 
 def _read(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # a header that promises more pixels than OpenCV will hold
+        frame = None
     if frame is None:
         raise UserError(f"{path} is not a readable picture: replace it, or take it out.")
     return preprocess(frame, height, width)  # type: ignore[arg-type]
 
 
+def check_place(*paths: Path) -> None:
+    """Refuse, before any long work, what could not be written later."""
+    for path in paths:
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: choose another place.")
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise UserError(f"{path} cannot be written, {nearest} is not a folder to write in: choose another place.")
+
+
 def write_whole(files: Mapping[Path, bytes]) -> None:
     """Write files that belong together: all of them appear complete, or none does."""
+    check_place(*files)
     written: list[tuple[str, Path]] = []
     try:
         for path, content in files.items():
@@ -56,7 +74,8 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
         for temporary, path in written:
             os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be written ({error.strerror}): choose another place.") from None
+        names = ", ".join(str(path) for path in files)
+        raise UserError(f"{names} cannot be written ({error.strerror}): choose another place.") from None
     finally:
         for temporary, _ in written:
             if os.path.exists(temporary):

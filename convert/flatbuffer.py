@@ -20,7 +20,7 @@ from models import ClassInfo
 # The first version of each builtin that takes int8, where that is not 1: old runtimes refuse newer ones.
 VERSIONS = {
     "ADD": 2, "ARG_MAX": 2, "BATCH_MATMUL": 2, "CONCATENATION": 2, "CONV_2D": 3, "FULLY_CONNECTED": 4,
-    "GATHER": 2, "MUL": 2, "QUANTIZE": 2, "REDUCE_MAX": 2, "SLICE": 2, "SPLIT": 2, "SUB": 2, "TRANSPOSE": 2,
+    "GATHER": 2, "MUL": 2, "QUANTIZE": 2, "REDUCE_MAX": 2, "SLICE": 2, "SUB": 2, "TRANSPOSE": 2,
 }  # fmt: skip
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
@@ -100,6 +100,13 @@ def unpack(data: bytes) -> Graph:
     tensors = [_unpack_tensor(packed, model.buffers) for packed in subgraph.tensors]
     operators = [_unpack_operator(packed, model.operatorCodes, tensors) for packed in subgraph.operators]
     return Graph(operators, tensors[subgraph.inputs[0]], tensors[subgraph.outputs[0]])
+
+
+def tensor_types(data: bytes) -> list[tuple[str, str]]:
+    """Return name and type, in the schema's spelling, of every tensor of every subgraph, used or not."""
+    subgraphs = schema.ModelT.InitFromPackedBuf(data, 0).subgraphs
+    tensors = [tensor for subgraph in subgraphs for tensor in subgraph.tensors]
+    return [((tensor.name or b"").decode(), TYPE_NAMES[tensor.type]) for tensor in tensors]
 
 
 def tensor_indices(data: bytes) -> list[tuple[list[int], int]]:
@@ -217,7 +224,7 @@ def _metadata(description: str, labels: str) -> bytes:
     values = 3  # AssociatedFileType.TENSOR_VALUE_LABELS: line i names the value i of the output
     file = table({0: builder.CreateString("labelmap.txt")}, {2: values})
     frame = table({0: builder.CreateString("frame"), 1: builder.CreateString("RGB pixels, uint8, 0..255")})
-    what = builder.CreateString(f"class ids, uint8: {', '.join(labels.split())}"[:500])
+    what = builder.CreateString(f"class ids, uint8: {', '.join(labels.splitlines())}"[:500])
     sink = table({0: builder.CreateString("classes"), 1: what, 6: vector(file)})
     subgraph = table({2: vector(frame), 3: vector(sink)})
     root = table({0: builder.CreateString("Segmenter"), 1: builder.CreateString(description), 3: vector(subgraph)})

@@ -52,6 +52,8 @@ def fold(checkpoint: Checkpoint, rotate: bool = True, seed: int = 0) -> Folded:
     kernel, bias = _read(arrays, "decoder/input", "encoder/norm", encoder)
     folded |= {"decoder/input/kernel": kernel @ writer, "decoder/input/bias": bias @ writer}
     folded["classes"] = arrays["decoder/classes"] @ writer
+    rms = np.sqrt(np.square(folded["classes"]).mean(-1, keepdims=True) + config.decoder_epsilon)
+    folded["classes/normed"] = folded["classes"] / rms
     return folded | _head(arrays, config, decoder)
 
 
@@ -151,16 +153,17 @@ def unfold(folded: Folded, config: Config) -> Checkpoint:
     arrays["patch/kernel"] = folded["patches/kernel"].reshape(config.patch, config.patch, 3, -1) @ into
     arrays["patch/bias"], arrays["position"] = folded["patches/bias"] @ into, folded["position"] @ into
     arrays["decoder/input/kernel"] = into.T @ folded["decoder/input/kernel"] @ out
-    arrays["decoder/input/bias"], arrays["decoder/classes"] = (
-        folded["decoder/input/bias"] @ out,
-        folded["classes"] @ out,
-    )
+    arrays["decoder/input/bias"] = folded["decoder/input/bias"] @ out
+    # Rounded to int8 with the patch tokens' scale, class embeddings keep their size, and normed their direction.
+    sizes = (folded["classes"] * folded["classes/normed"]).mean(-1, keepdims=True)
+    arrays["decoder/classes"] = sizes * folded["classes/normed"] @ out
     arrays["head/classes/kernel"] = out.T @ folded["head/classes/kernel"]
     templates = folded["head/templates/kernel"].reshape(config.mask_dim, config.sub**2, config.dim) @ out  # [m, s, d]
     arrays["head/patch/kernel"] = templates.transpose(2, 1, 0).reshape(config.dim, -1)
-    # The offsets are what the bias of the last norm adds to the scores: bias . P_s for each s
-    offsets = folded["head/offsets/kernel"].reshape(-1)
-    bias, *_ = np.linalg.lstsq(templates.reshape(-1, config.dim), offsets, rcond=None)
+    # What the bias of the last norm adds, read through P for the scores' offsets and through C for the class tokens
+    readers = np.concatenate([templates.reshape(-1, config.dim), arrays["head/classes/kernel"].T])
+    added = np.concatenate([folded["head/offsets/kernel"].ravel(), folded["head/classes/bias"]])
+    bias, *_ = np.linalg.lstsq(readers, added, rcond=None)
     arrays["decoder/norm/bias"] = np.asarray(bias, np.float64)
     network = replace(config, mean=(PIXEL_ZERO,) * 3, std=(1.0,) * 3)
     shaped = {name: arrays[name].astype(np.float32) for name in network.shapes()}
@@ -187,7 +190,7 @@ def _mean_turn(folded: Folded, stream: str, config: Config) -> Matrix:
     writers = [
         array
         for name, array in folded.items()
-        if name.startswith(stream) and name.endswith(("proj/kernel", "fc2/kernel"))
+        if name.startswith(stream) and name.endswith(("proj/kernel", "fc2/kernel", "input/kernel"))
     ]
     unwritten = np.linalg.svd(np.concatenate(writers))[2][-1]
     normal = unwritten - np.full(config.dim, config.dim**-0.5)

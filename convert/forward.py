@@ -1,13 +1,12 @@
-"""The re-parameterised Segmenter, written once and run by three kinds of operators.
+"""The re-parameterised Segmenter, written once and run by two kinds of operators.
 
 `segmenter(ops, config, pixels)` is the network after `convert/fold.py`: no LayerNorm gains, no biases in the residual
 stream's way, only what an integer graph has. `ops` gives the steps their meaning:
 
 - `convert.floats.FloatOps` computes them in float and watches the ranges (calibration, the float side of every check);
-- `convert.train` fakes the quantisation in them (quantisation-aware fine-tuning);
 - `convert.build.IntegerOps` writes them down as TFLite operators.
 
-The name handed to a step names its weights and the range of its output, in all three.
+The name handed to a step names its weights and the range of its output, in both.
 """
 
 from typing import Any, Protocol
@@ -50,11 +49,11 @@ class Ops(Protocol):
     def add(self, name: str, x: Value, y: Value) -> Value:
         """x + y, the residual stream."""
 
-    def append_classes(self, x: Value) -> Value:
-        """1xNxD -> 1x(N+K)xD: the class embeddings follow the patch tokens."""
+    def append(self, name: str, x: Value) -> Value:
+        """1xNxD -> 1x(N+K)xD: the constant `name`, one row for each class, follows the patch tokens."""
 
     def split(self, x: Value) -> tuple[Value, Value]:
-        """The inverse of `append_classes`: patch tokens 1xNxD, class tokens 1xKxD."""
+        """The inverse of `append`: patch tokens 1xNxD, class tokens 1xKxD."""
 
     def per_sub_patch(self, x: Value, channels: int) -> Value:
         """1xKx(S channels) -> 1x(S K)xchannels, S = (patch / stride)² sub-patches."""
@@ -68,9 +67,13 @@ def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
     x = ops.patches("patches", pixels)
     for i in range(config.depth):
         x = _block(ops, f"encoder/{i}", x, config.activation)
-    x = ops.append_classes(ops.linear("decoder/input", ops.norm("encoder/norm", x)))
+    x = ops.linear("decoder/input", ops.norm("encoder/norm", x))
+    # Class embeddings are far smaller than patch tokens, too small for the scale they share in the stream. What the
+    # first norm makes of them is a constant: it gets its full 8 bits.
+    normed = ops.append("classes/normed", ops.norm("decoder/0/norm1", x)) if config.decoder_depth else None
+    x = ops.append("classes", x)
     for i in range(config.decoder_depth):
-        x = _block(ops, f"decoder/{i}", x, config.activation)
+        x = _block(ops, f"decoder/{i}", x, config.activation, normed if i == 0 else None)
     patches, classes = ops.split(ops.norm("decoder/norm", x))
     # (patch P)(class C) = patch (class C Pᵀ): K small products in place of one for every patch
     masks = ops.linear("head/classes", classes)
@@ -80,8 +83,9 @@ def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
     return ops.add("head/scores", products, ops.row(offsets))
 
 
-def _block(ops: Ops, name: str, x: Value, activation: str) -> Value:
-    q, k, v = ops.heads(ops.linear(f"{name}/qkv", ops.norm(f"{name}/norm1", x)))
+def _block(ops: Ops, name: str, x: Value, activation: str, normed: Value | None = None) -> Value:
+    normed = ops.norm(f"{name}/norm1", x) if normed is None else normed
+    q, k, v = ops.heads(ops.linear(f"{name}/qkv", normed))
     attended = ops.merge(_attention(ops, name, q, k, v))
     x = ops.add(f"{name}/sum1", x, ops.linear(f"{name}/proj", attended))
     hidden = ops.linear(f"{name}/fc1", ops.norm(f"{name}/norm2", x), activation)

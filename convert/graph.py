@@ -86,10 +86,10 @@ class Graph:
         zero_point: int = 0,
         **options: Any,
     ) -> Tensor:
-        """Append an operator and return its output tensor; any type but int8, uint8 and int32 is refused."""
-        for tensor in inputs:
-            assert tensor.dtype in (np.int8, np.uint8, np.int32), f"{tensor.name} is {tensor.dtype}"
+        """Append an operator and return its output tensor; any type but int8, uint8 and int32 is a bug."""
         output = Tensor(name, shape, dtype, scale, zero_point)
+        for tensor in (*inputs, output):
+            assert tensor.dtype in (np.int8, np.uint8, np.int32), f"{tensor.name} is {tensor.dtype}"
         self.operators.append(Operator(kind, inputs, (output,), options))
         return output
 

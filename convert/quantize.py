@@ -7,12 +7,12 @@ Pictures like those the camera will see are enough, without labels: 16 of them, 
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from convert import calibrate, flatbuffer, floats
 from convert.build import build
 from convert.checkpoint import Checkpoint
-from convert.files import draw_pictures, write_whole
+from convert.files import check_place, draw_pictures, write_whole
 from convert.fold import Folded, fold
 from convert.verify import Report, verify
 from models import UserError
@@ -49,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output} must end in .tflite: that is what will be written.")
     if args.pictures < 1:
         raise UserError(f"{args.pictures} pictures are too few: calibrate with at least one.")
+    check_place(args.output, args.output.with_suffix(".json"))
     checkpoint = Checkpoint.load(args.checkpoint)
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
@@ -58,8 +59,8 @@ def main(args: argparse.Namespace) -> int:
     card = _card(args, checkpoint, model, report)
     card["calibration"]["agreement"] = agreement(checkpoint, folded, model, pictures)
     write_whole({args.output: model, args.output.with_suffix(".json"): (json.dumps(card, indent=2) + "\n").encode()})
-    size = len(model) / 1e6
-    print(f"{args.output}: integer-only, {size:.1f} MB, {card['calibration']['agreement']:.1%} of pixels as in float")
+    share = f"{card['calibration']['agreement']:.1%} of the calibration pictures as in float"
+    print(f"{args.output}: integer-only, {len(model) / 1e6:.1f} MB, {share}")
     return 0
 
 
@@ -73,7 +74,7 @@ def quantise(checkpoint: Checkpoint, folded: Folded, pictures: Pictures, output:
         output: "full" for class ids at the input's size, "grid" for one every `stride` pixels.
     """
     config = checkpoint.config
-    graph = build(calibrate.quantise(folded, config, pictures), config, output)
+    graph = build(calibrate.numbers(folded, config, pictures), config, output)
     height, width = config.height, config.width
     return flatbuffer.pack(graph, checkpoint.classes, f"Integer-only Segmenter, {width}x{height} pixels")
 
@@ -81,7 +82,8 @@ def quantise(checkpoint: Checkpoint, folded: Folded, pictures: Pictures, output:
 def _proven(model: bytes) -> Report:
     with _stored(model) as path:
         report = verify(path)
-    assert report.proven, f"this is a bug: {report.float_tensors} {report.unsafe_lookups}"
+    if not report.proven:
+        raise RuntimeError(f"not integer-only after all: {report.float_tensors} {report.unsafe_lookups}")
     return report
 
 
@@ -115,7 +117,7 @@ def _card(args: argparse.Namespace, checkpoint: Checkpoint, model: bytes, report
     return {
         "name": args.output.stem,
         "file": args.output.name,
-        "sha256": sha256(model).hexdigest(),
+        "sha256": hashlib.sha256(model).hexdigest(),
         "bytes": len(model),
         "input": {"height": config.height, "width": config.width, "type": "uint8 RGB, 0..255"},
         "output": "grid" if args.grid else "full",

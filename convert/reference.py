@@ -49,8 +49,6 @@ def _value(tensor: Tensor, values: Values) -> NDArray[Any]:
 
 def compute(operator: Operator, inputs: list[NDArray[Any]]) -> NDArray[Any]:
     """Compute one operator on given integers; the result has the output tensor's type and shape."""
-    if operator.kind not in KERNELS:
-        raise NotImplementedError(f"no reference arithmetic for {operator.kind}")
     result = KERNELS[operator.kind](operator, *inputs)
     output = operator.output
     return np.asarray(result).astype(output.dtype).reshape(output.shape)
@@ -125,7 +123,9 @@ def _fully_connected(operator: Operator, x: NDArray[Any], kernel: NDArray[Any], 
 
 def _batch_matmul(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
     right = b if operator.options["adjY"] else np.swapaxes(b, -1, -2)
-    factor = operator.operand(0).step * operator.operand(1).step / operator.output.step
+    # TFLite multiplies two scales in float32 here and in MUL, and in double elsewhere: the 31st bit may depend on it.
+    scale = np.float32(operator.operand(0).step) * np.float32(operator.operand(1).step)
+    factor = float(scale) / operator.output.step
     return _saturate(operator, rescale(_product(operator, a, right), factor))
 
 
@@ -133,8 +133,8 @@ def _multiply(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
     product = _centred(operator, 0, a) * _centred(operator, 1, b)
     if operator.output.dtype is np.int32:
         return product
-    factor = operator.operand(0).step * operator.operand(1).step / operator.output.step
-    return _saturate(operator, rescale(product, factor))
+    scale = np.float32(operator.operand(0).step) * np.float32(operator.operand(1).step)
+    return _saturate(operator, rescale(product, float(scale / np.float32(operator.output.step))))
 
 
 def _add(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:

@@ -27,7 +27,7 @@ from convert.proof import Agreement
 from models import UserError
 from models.runtime import interpreter
 
-INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.bool_)
+INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "UINT16", "INT32", "UINT32", "INT64", "UINT64", "BOOL")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Verify a file and print the report."""
     report = verify(args.file)
-    if args.images and report.integer_only:
+    if args.images and not report.integer_only:
+        raise UserError(
+            f"{args.file} is not integer-only, so there is no integer arithmetic to hold it against: "
+            "leave out --images."
+        )
+    if args.images:
         source = flatbuffer.unpack(args.file.read_bytes()).source
         assert source is not None
         pictures = draw_pictures([args.images], args.pictures, source.shape[1], source.shape[2])
@@ -93,7 +98,7 @@ def verify(path: Path) -> Report:
         raise UserError(f"No file {path}: give a .tflite file, for instance one of models/.")
     runtime = interpreter(path)  # refuses what is no model, with a sentence
     graph = flatbuffer.unpack(path.read_bytes())
-    floats = _float_tensors(graph)
+    floats = _float_tensors(graph, path.read_bytes())
     taken, partitions = delegated(runtime, graph)
     work = [_work(operator) for operator in graph.operators]
     rest = Counter(operator.kind for position, operator in enumerate(graph.operators) if position not in taken)
@@ -101,22 +106,24 @@ def verify(path: Path) -> Report:
         integer_only=not floats,
         float_tensors=floats,
         operators=dict(Counter(operator.kind for operator in graph.operators).most_common()),
-        xnnpack_share=round(sum(work[position] for position in taken) / sum(work), 4),
+        xnnpack_share=round(sum(work[position] for position in taken) / max(1, sum(work)), 4),
         outside_xnnpack=dict(rest.most_common()),
         partitions=partitions,
         unsafe_lookups=proof.unsafe_lookups(graph),
     )
 
 
-def _float_tensors(graph: Graph) -> list[str]:
-    """Name each tensor that is not of an integer type, once, with the first operator that has to do with it."""
-    found: dict[int, str] = {}
+def _float_tensors(graph: Graph, data: bytes) -> list[str]:
+    """Name each tensor of any subgraph that is of no integer type, with the first operator that has to do with it."""
+    near: dict[str, str] = {}
     for operator in graph.operators:
         for tensor in (*operator.outputs, *operator.inputs):
-            if tensor is not None and tensor.dtype not in INTEGERS:
-                kind = "constant of" if tensor.data is not None else "at"
-                found.setdefault(id(tensor), f"{tensor.name} ({np.dtype(tensor.dtype)}, {kind} {operator.kind})")
-    return list(found.values())
+            if tensor is not None:
+                near.setdefault(tensor.name, f"{'constant of' if tensor.data is not None else 'at'} {operator.kind}")
+    types = flatbuffer.tensor_types(data)
+    return [
+        f"{name} ({kind.lower()}, {near.get(name, 'in no operator')})" for name, kind in types if kind not in INTEGERS
+    ]
 
 
 def delegated(runtime: Any, graph: Graph) -> tuple[set[int], int]:

@@ -65,28 +65,32 @@ def card(name_or_path: str | Path) -> Card:
         UserError: there is no such model, its card is broken, or neither names the classes.
     """
     path = resolve(name_or_path)
-    beside = path.with_suffix(".json")
+    beside, embedded = path.with_suffix(".json"), embedded_classes(path)
+    if not beside.is_file():
+        if embedded is None:
+            raise UserError(f"{path} does not say its classes: run a file that `python -m convert quantize` wrote.")
+        return Card(path.stem, path, embedded)
     try:
-        details: dict[str, Any] = (
-            json.loads(beside.read_text()) if beside.is_file() else {"classes": embedded_classes(path)}
-        )
+        details: dict[str, Any] = json.loads(beside.read_text())
         classes = tuple(ClassInfo(entry["name"], _rgb(entry["color"])) for entry in details["classes"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{beside} is not a model card ({error!r}): write it again with `convert quantize`.") from None
+    if embedded not in (None, classes):
+        raise UserError(
+            f"{beside} is not the card of {path}: their classes differ, write both with `convert quantize`."
+        )
     return Card(details.get("name", path.stem), path, classes, details)
 
 
-def embedded_classes(path: Path) -> list[dict[str, Any]]:
-    """Read names and colours from the ZIP that the TFLite metadata convention appends to a model file."""
+def embedded_classes(path: Path) -> tuple[ClassInfo, ...] | None:
+    """Read the classes from the ZIP that the TFLite metadata convention appends to a model file; None without one."""
     try:
         with zipfile.ZipFile(path) as archive:
             labels = archive.read("labelmap.txt").decode().split("\n")
             colors = json.loads(archive.read("colors.json"))
     except (zipfile.BadZipFile, KeyError):
-        raise UserError(
-            f"{path} does not say its classes: run a file that `python -m convert quantize` wrote."
-        ) from None
-    return [{"name": name, "color": color} for name, color in zip(labels, colors, strict=True)]
+        return None
+    return tuple(ClassInfo(name, _rgb(color)) for name, color in zip(labels, colors, strict=True))
 
 
 def sha256(path: Path) -> str:

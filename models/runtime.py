@@ -55,15 +55,20 @@ def interpreter(path: str | Path, threads: int = 1, **options: Any) -> Any:
     """
     name, module = runtime()
     path = Path(path)
-    if path.read_bytes()[4:8] != b"TFL3":
-        raise UserError(f"{path} is not a TFLite model: give a .tflite file, for instance one of models/.")
+    if threads < 1:
+        raise UserError(f"{threads} threads are too few: give at least 1.")
     try:
+        if path.read_bytes()[4:8] != b"TFL3":
+            raise UserError(f"{path} is not a TFLite model: give a .tflite file, for instance one of models/.")
         opened = module.Interpreter(model_path=str(path), num_threads=threads, **options)
         opened.allocate_tensors()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give a file that can.") from None
     except (ValueError, RuntimeError, SystemError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = "pip install 'numpy<2'" if name.startswith("tflite-runtime") else "pip install -U ai-edge-litert"
-        raise UserError(f"{name} cannot load {path} ({reason}): try `{hint}`, or convert it again.") from error
+        reason = " ".join(str(error).split())[:200]
+        old = name.startswith("tflite-runtime") and np.__version__ >= "2"
+        cure = "run `pip install 'numpy<2'`" if old else "get the file again, or a newer ai-edge-litert"
+        raise UserError(f"{name} cannot load {path} ({reason}): {cure}.") from error
     return opened
 
 

@@ -38,8 +38,9 @@ def test_the_stream_has_mean_zero_and_no_outlier_channel() -> None:
 
 
 @pytest.mark.parametrize("rotate", [True, False])
-def test_a_network_can_be_taken_back_out(rotate: bool) -> None:
-    checkpoint = tiny.checkpoint("gelu")
+@pytest.mark.parametrize("stride", [4, 16])  # many readers of the last norm, or fewer than channels
+def test_a_network_can_be_taken_back_out(rotate: bool, stride: int) -> None:
+    checkpoint = tiny.checkpoint("gelu", stride=stride)
     config = checkpoint.config
     pixels = np.random.default_rng(2).integers(0, 256, (1, 64, 64, 3), np.uint8)
     folded = fold.fold(checkpoint, rotate)

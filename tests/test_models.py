@@ -42,7 +42,7 @@ def test_every_shipped_model_has_a_card_that_is_true() -> None:
         card = models.card(name)
         assert card.name == name and card.file.name == card.details["file"]
         assert catalogue.sha256(card.file) == card.details["sha256"], f"{name}: file and card differ"
-        assert catalogue.embedded_classes(card.file) == card.details["classes"]
+        assert catalogue.embedded_classes(card.file) == card.classes
         assert {"training", "calibration", "scores", "terms", "data"} <= set(card.details)
 
 
@@ -54,12 +54,26 @@ def test_shipped_models_stay_calm_on_frames_without_content(name: str, frame: st
     pixels = noise if frame == "noise" else np.full((240, 320, 3), levels[frame], np.uint8)
     classes = Segmenter(name).segment(pixels)
     assert classes.shape == (240, 320)
-    assert classes.max() < len(models.card(name).classes)
+    people = [index for index, info in enumerate(models.card(name).classes) if info.name == "person"]
+    assert np.isin(classes, people).mean() < 0.05  # nobody is there
 
 
 def test_a_wrong_name_lists_the_right_ones() -> None:
     with pytest.raises(UserError, match="shipped models"):
         Segmenter("nobody")
+
+
+def test_a_card_of_another_file_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(models.card(models.DEFAULT).file.read_bytes())
+    model.with_suffix(".json").write_text('{"classes": [{"name": "x", "color": [1, 2, 3]}]}')
+    with pytest.raises(UserError, match="is not the card of"):
+        Segmenter(model)
+
+
+def test_threads_must_be_positive() -> None:
+    with pytest.raises(UserError, match="-1 threads are too few"):
+        Segmenter(threads=-1)
 
 
 @pytest.fixture

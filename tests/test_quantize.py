@@ -14,6 +14,7 @@ from convert.__main__ import main
 from convert.checkpoint import Checkpoint
 from convert.files import draw_pictures
 from convert.fold import fold
+from convert.quantize import agreement, quantise
 from convert.verify import verify
 from models import Segmenter, card
 from tests import tiny
@@ -62,6 +63,7 @@ def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, 
         {"height": 48, "width": 80},  # rectangular
         {"stride": 8},  # two sub-patches a side: repeated by concatenation instead of by multiplication
         {"stride": 16},  # one class for each patch, as in the original Segmenter
+        {"stride": 2},
     ],
     ids=lambda network: " ".join(f"{key}={value}" for key, value in network.items()),
 )
@@ -112,6 +114,35 @@ def test_what_is_packed_can_be_unpacked(converted: tuple[Checkpoint, Path]) -> N
     assert scales["encoder/0/fc1/kernel"] == 128  # one scale for each output
 
 
+def test_small_class_embeddings_keep_their_classes(tmp_path: Path) -> None:
+    """Embeddings far below the patch tokens' scale: only their direction counts in the first block, and it stays."""
+    checkpoint = tiny.checkpoint()
+    checkpoint.arrays["decoder/classes"] *= 0.05
+    pictures = draw_pictures([tiny.pictures(tmp_path)], 4, 64, 64)
+    folded = fold(checkpoint)
+    model = quantise(checkpoint, folded, pictures)
+    assert agreement(checkpoint, folded, model, pictures) > 0.9
+
+
+def test_degenerate_weights_convert(tmp_path: Path) -> None:
+    """A dead neuron with a bias, no position embedding, and scores without offsets."""
+    checkpoint = tiny.checkpoint()
+    for name in ("position", "decoder/norm/bias"):
+        checkpoint.arrays[name][:] = 0
+    checkpoint.arrays["encoder/0/fc1/kernel"][:, 3] = 0
+    checkpoint.arrays["encoder/0/fc1/bias"][3] = 0.5
+    pictures = draw_pictures([tiny.pictures(tmp_path)], 4, 64, 64)
+    folded = fold(checkpoint)
+    model = quantise(checkpoint, folded, pictures)
+    assert agreement(checkpoint, folded, model, pictures) > 0.9
+    graph = flatbuffer.unpack(model)
+    (layer,) = (operator for operator in graph.operators if operator.output.name == "encoder/0/fc1")
+    bias = layer.operand(2)
+    assert bias.data is not None and bias.scale is not None
+    before = fold(checkpoint)["encoder/0/fc1/bias"]
+    np.testing.assert_allclose(bias.data * np.asarray(bias.scale), before, atol=0.02)
+
+
 @pytest.mark.parametrize("frame", ["black", "white", "grey", "noise"])
 def test_extreme_frames_run(converted: tuple[Checkpoint, Path], frame: str) -> None:
     levels = {"black": 0, "white": 255, "grey": 128}
@@ -128,11 +159,13 @@ def test_extreme_frames_run(converted: tuple[Checkpoint, Path], frame: str) -> N
         ({"checkpoint": "other.npz"}, "not a checkpoint"),
         ({"checkpoint": "short.npz"}, "lacks 'encoder/0/fc1/kernel'"),
         ({"checkpoint": "odd.npz"}, "'patch/bias' of shape (7,)"),
+        ({"checkpoint": "nan.npz"}, "'encoder/0/fc1/kernel' with values that are no numbers"),
         ({"images": "nowhere"}, "No folder"),
         ({"images": "empty"}, "too few"),
         ({"images": "broken"}, "not a readable picture"),
         ({"output": "out.bin"}, "must end in .tflite"),
-        ({"output": "tiny.npz/out.tflite"}, "cannot be written"),
+        ({"output": "tiny.npz/out.tflite"}, "is not a folder to write in"),
+        ({"output": "folder.tflite"}, "folder.json is a folder"),
         ({"pictures": "0"}, "at least one"),
         ({"pictures": "99"}, "too few"),
     ],
@@ -147,6 +180,9 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     np.savez(tmp_path / "short.npz", **{k: v for k, v in arrays.items() if k != "encoder/0/fc1/kernel"})
+    broken = np.full_like(arrays["encoder/0/fc1/kernel"], np.nan)
+    np.savez(tmp_path / "nan.npz", **{**arrays, "encoder/0/fc1/kernel": broken})
+    (tmp_path / "folder.json").mkdir()
     np.savez(tmp_path / "odd.npz", **{**arrays, "patch/bias": np.zeros(7, np.float32)})
     tiny.pictures(tmp_path / "pictures")
     (tmp_path / "empty").mkdir()

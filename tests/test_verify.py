@@ -18,6 +18,9 @@ from tests.test_quantize import quantize
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+STOCK = ("float32", "dynamic", "stock-int8")
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same tiny network by TensorFlow's converter, in each kind."""
@@ -25,13 +28,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     checkpoint = tiny.checkpoint("gelu")
     pictures = draw_pictures([tiny.pictures(folder / "pictures")], 4, 64, 64)
     files = {}
-    for kind in baseline.KINDS:
+    for kind in STOCK:
         files[kind] = folder / f"{kind}.tflite"
         files[kind].write_bytes(baseline.export(checkpoint, kind, pictures))
     return files
 
 
-@pytest.mark.parametrize("kind", baseline.KINDS)
+@pytest.mark.parametrize("kind", STOCK)
 def test_stock_files_fail_and_the_operators_are_named(exported: dict[str, Path], kind: str) -> None:
     report = verify(exported[kind])
     assert not report.integer_only
@@ -49,6 +52,20 @@ def test_the_stock_full_int8_file_hides_its_floats_behind_integer_doors(
     assert told["integer_only"] is False
     assert told["operators"]["DEQUANTIZE"] > 0
     assert any("DEQUANTIZE" in name or "NEG" in name for name in told["float_tensors"])
+
+
+def test_floats_are_found_where_no_operator_looks(exported: dict[str, Path], tmp_path: Path) -> None:
+    """In a second subgraph, or in a tensor that nothing uses."""
+    schema = flatbuffer.schema
+    model = schema.ModelT.InitFromPackedBuf(quantize(tmp_path)[1].read_bytes(), 0)
+    stray = schema.TensorT()
+    stray.name, stray.shape, stray.type = b"stray", np.array([1], np.int32), schema.TensorType.FLOAT32
+    model.subgraphs[0].tensors.append(stray)
+    builder = flatbuffer._Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    file = tmp_path / "stray.tflite"
+    file.write_bytes(bytes(builder.Output()))
+    assert verify(file).float_tensors == ["stray (float32, in no operator)"]
 
 
 def test_a_peer_that_is_integer_only_passes() -> None:
