@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import flatbuffer
+from convert import flatbuffer, onnx_file
 from convert.checkpoint import Checkpoint, Config
 from convert.files import draw_pictures, write_whole
 from convert.fold import Matrix, unfold
 from convert.graph import Tensor
 from models import UserError, card
 
-KINDS = ("float32", "dynamic", "stock-int8")
+KINDS = ("float32", "dynamic", "stock-int8", "onnx")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source", type=Path, help="a checkpoint, .npz, or an integer file of ours with its card, .tflite"
     )
     parser.add_argument("--kind", choices=KINDS, required=True, help="how to export")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite or .onnx file to write")
     parser.add_argument("--images", type=Path, nargs="+", help="pictures to calibrate with, for stock-int8")
+    parser.add_argument("--pictures", type=int, default=16, help="how many of them (default 16)")
     parser.add_argument("--activation", choices=("gelu", "relu"), help="instead of the checkpoint's own")
 
 
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     if args.kind == "stock-int8" and not args.images:
         raise UserError("stock-int8 needs pictures to calibrate with: add --images DIR.")
     config = checkpoint.config
-    pictures = draw_pictures(args.images, 16, config.height, config.width) if args.images else []
+    pictures = draw_pictures(args.images, args.pictures, config.height, config.width) if args.images else []
     write_whole({args.output: export(checkpoint, args.kind, pictures)})
     print(f"{args.output}: {args.kind}, {args.output.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -71,13 +72,13 @@ def dequantise(path: Path) -> Checkpoint:
             tensor for tensor in flatbuffer.unpack(described.file.read_bytes()).tensors() if _is_weight(tensor)
         ]
         network = unfold({tensor.name: _real(tensor) for tensor in constants}, config)
-    except KeyError as error:
-        raise UserError(f"{path} is not of our making (no {error}): give the checkpoint it came from.") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not of our making ({error!r}): give the checkpoint it came from.") from None
     return replace(network, classes=described.classes)
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    return tensor.data is not None and tensor.name.rpartition("/")[2] in ("kernel", "bias", "position", "classes")
+    return tensor.data is not None and tensor.name.rpartition("/")[2] in ("kernel", "bias", "position", "classes", "normed")
 
 
 def _real(tensor: Tensor) -> Matrix:
@@ -89,11 +90,12 @@ def _real(tensor: Tensor) -> Matrix:
 
 
 def export(checkpoint: Checkpoint, kind: str, pictures: list[NDArray[np.uint8]]) -> bytes:
-    """Return a `.tflite` file of the float network made by `tf.lite.TFLiteConverter`.
+    """Return the file of the float network that `tf.lite.TFLiteConverter` makes of it.
 
     Args:
         checkpoint: the trained network.
-        kind: "float32", "dynamic" (int8 weights, float activations) or "stock-int8" (calibrated; leaves float islands).
+        kind: "float32", "dynamic" (int8 weights, float activations), "stock-int8" (calibrated; leaves float islands) or
+            "onnx" (float32, for ONNX Runtime, by tf2onnx).
         pictures: 1xHxWx3 uint8 RGB, to calibrate stock-int8 with.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -111,8 +113,10 @@ def export(checkpoint: Checkpoint, kind: str, pictures: list[NDArray[np.uint8]])
     network.assign(model, checkpoint.arrays)
     # The stock quantiser sets the type of the input itself, from float.
     function = _function(model, checkpoint.config, tf.float32 if kind == "stock-int8" else tf.uint8)
+    if kind == "onnx":
+        return onnx_file.export(function)
     # Without a trackable object, which the converter warns of: with one, weights stay variables instead of constants.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
     if kind != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "stock-int8":
@@ -142,4 +146,4 @@ def _function(model: Any, config: Config, pixels: Any) -> Any:
         return tf.reshape(tf.concat([ids] * stride, axis=1), (1, config.height, config.width))
 
     signature = tf.TensorSpec((1, config.height, config.width, 3), pixels)
-    return tf.function(segment).get_concrete_function(signature)
+    return tf.function(segment, input_signature=[signature])
