@@ -5,7 +5,10 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import ssl
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -176,3 +179,20 @@ def test_a_taken_port_is_told_in_a_sentence(folder: Path) -> None:
 def test_an_impossible_port_is_told_in_a_sentence(folder: Path) -> None:
     with pytest.raises(UserError, match="choose another --port"):
         serve(folder, "127.0.0.1", 70000)
+
+
+def test_the_command_serves_the_site_until_it_is_interrupted(site: Path, tiny: Path) -> None:
+    command = [sys.executable, "run_demo.py", "phone", "--port", "0", "--model", str(tiny)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            url = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))
+            with urllib.request.urlopen(url + "site.json", timeout=10) as answer:
+                told = json.load(answer)
+            assert told["models"] == json.loads((site / "site.json").read_text())["models"][:1]
+            process.send_signal(signal.SIGINT)
+            assert "Stopped." in process.stderr.read()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()

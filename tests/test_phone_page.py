@@ -356,6 +356,7 @@ def test_the_benchmark_tells_the_trend_and_gives_json(page: Any, site: Site, tmp
     page.click("#benchmark-run")
     page.wait_for_selector("#benchmark-save:visible")
     assert "Median" in page.inner_text("#benchmark-result")
+    assert page.is_visible("#trend") and len(page.get_attribute("#trend polyline", "points").split()) > 1
     with page.expect_download() as download:
         page.click("#benchmark-save")
     download.value.save_as(tmp_path / "report.json")
@@ -490,10 +491,22 @@ def test_an_insecure_page_says_how_to_open_it(bare: Any, site: Site) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("size", [(320, 640), (390, 844), (844, 390), (1280, 800)])
+def test_screens_of_all_sizes_hold_the_page(page: Any, size: tuple[int, int]) -> None:
+    before = page.viewport_size
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    page.evaluate("document.querySelectorAll('#figures dd').forEach((figure) => { figure.textContent = '1234.5 ms' })")
+    inside = """[...document.querySelectorAll("main *")].filter((element) => !element.closest("svg, #video"))
+        .every((element) => element.getBoundingClientRect().right <= innerWidth + 0.5)"""
+    assert page.evaluate(inside) and page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    picture = page.locator("#picture").bounding_box()
+    assert picture["width"] / picture["height"] == pytest.approx(4 / 3, rel=0.01)
+    page.set_viewport_size(before)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phones_screen_holds_the_page(page: Any, scheme: str) -> None:
+def test_words_stand_out_by_day_and_by_night(page: Any, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     style = "getComputedStyle(document.documentElement)"
     ink, paper, faint = page.evaluate(f"[{style}.color, {style}.backgroundColor, {style}.getPropertyValue('--faint')]")
     assert contrast(ink, paper) > 7

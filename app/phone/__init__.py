@@ -55,11 +55,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def announce(url: str, secure: bool) -> None:
-    """Print where the page is, for eyes and for cameras."""
-    log.info(f"{https.qr_code(url)}\nThe page: {url}   (Ctrl-C ends it)")
-    if secure:
+    """Print where the page is; for a phone's camera too, where a phone can reach it."""
+    here = url.startswith(("http://127.", "http://localhost", "https://127.", "https://localhost"))
+    log.info(f"{'' if here else https.qr_code(url)}\nThe page: {url}   (Ctrl-C ends it)")
+    if here:
+        log.info("Only this machine sees it; with --https the phones of this network do.")
+    elif secure:
         log.info("The phone warns once about the certificate, which this machine signed itself: choose to go on.")
-    elif not url.startswith(("http://127.", "http://localhost")):
+    else:
         log.info("Without --https a phone shows the page but gives it no camera.")
 
 

@@ -95,6 +95,7 @@ export class Camera {
     this.#image?.close();
     this.#stream = this.#image = this.#video.srcObject = null;
     this.#video.removeAttribute("src");
+    this.#video.load(); // else the last frame of a video file stays
   }
 }
 

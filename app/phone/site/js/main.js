@@ -21,6 +21,9 @@ let site; // site.json: the models, and the version of LiteRT.js
 let engine; // the model in use
 let running = false; // pictures are being segmented
 let looping = false; // a loop over them is alive
+let drawing = 0; // the next call of the drawing loop
+let paused = false; // by hiding the page
+let measuring = false; // the benchmark runs
 let latest = null; // the newest result, for the figures
 
 async function main() {
@@ -106,11 +109,12 @@ function run() {
   meter.reset();
   setMirror(camera.selfie);
   if (!looping) segmentLoop();
-  requestAnimationFrame(drawLoop);
+  drawing = requestAnimationFrame(drawLoop);
 }
 
 function halt() {
   running = false;
+  cancelAnimationFrame(drawing);
   wakeLock.set(false);
 }
 
@@ -143,9 +147,8 @@ function show(result, picture) {
 
 /** Colours float over the live picture at the screen's own rate. */
 function drawLoop() {
-  if (!running) return;
   if (!view.exact && camera.picture) draw(camera.picture);
-  requestAnimationFrame(drawLoop);
+  drawing = requestAnimationFrame(drawLoop);
 }
 
 function draw(picture) {
@@ -165,6 +168,7 @@ function newPicture() {
 // Camera
 
 async function startCamera(open = () => camera.open()) {
+  halt();
   view.clear();
   welcome("Waiting for the camera …");
   $("start").hidden = $("anyway").hidden = $("open-file").hidden = true;
@@ -187,9 +191,9 @@ async function onVisibility() {
   if (document.hidden && running) {
     halt();
     camera.pause();
-    onVisibility.paused = true;
-  } else if (!document.hidden && onVisibility.paused) {
-    onVisibility.paused = false;
+    paused = true;
+  } else if (!document.hidden && paused) {
+    paused = false;
     try {
       await camera.resume();
       run();
@@ -296,21 +300,21 @@ async function toggleRecording() {
 // The benchmark
 
 async function runBenchmark() {
-  if (runBenchmark.on) return (runBenchmark.on = false);
+  if (measuring) return (measuring = false); // the same button stops it
   if (!engine?.proven) return ($("benchmark-result").textContent = "The model must pass its self-check first.");
   const live = running;
   halt();
   camera.pause();
   await wakeLock.set(true);
-  runBenchmark.on = true;
+  measuring = true;
   benchmarking(true);
   const seconds = Number($("benchmark").dataset.seconds);
   const report = await benchmark(engine, site.litert, seconds, (part, trend) => {
     $("benchmark-progress").value = part;
     $("trend").firstElementChild.setAttribute("points", sparkline(trend));
-    return runBenchmark.on && !document.hidden;
+    return measuring && !document.hidden;
   }).catch(() => null);
-  runBenchmark.on = false;
+  measuring = false;
   benchmarking(false);
   await wakeLock.set(false);
   showReport(report);
@@ -320,7 +324,7 @@ async function runBenchmark() {
 function benchmarking(on) {
   $("benchmark-run").textContent = on ? "Stop" : "Run for one minute";
   $("benchmark-progress").hidden = !on;
-  $("trend").hidden = false;
+  $("trend").removeAttribute("hidden"); // an SVG has no such property
   $("model").disabled = on;
   $("benchmark-copy").hidden = $("benchmark-save").hidden = true;
   $("benchmark-result").textContent = on ? "Running; leave the page open." : "";
