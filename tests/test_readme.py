@@ -29,8 +29,8 @@ RUN = (
 
 
 def commands(page: str) -> list[str]:
-    """List the lines of a page's bash blocks, continuation lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    """List the lines of a page's shell blocks, continuation lines joined."""
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
 
