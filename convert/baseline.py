@@ -78,7 +78,8 @@ def dequantise(path: Path) -> Checkpoint:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    return tensor.data is not None and tensor.name.rpartition("/")[2] in ("kernel", "bias", "position", "classes", "normed")
+    parts = ("kernel", "bias", "position", "classes", "normed")
+    return tensor.data is not None and tensor.name.rpartition("/")[2] in parts
 
 
 def _real(tensor: Tensor) -> Matrix:

@@ -1,4 +1,4 @@
-"""The README: each command in it is run, or parsed where running needs a camera, data or minutes; its table is fresh."""
+"""The README: each command in it is run, or parsed where running needs a camera, data or minutes; its table is true."""
 
 import argparse
 import importlib
