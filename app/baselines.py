@@ -5,8 +5,6 @@ The files come from `python -m convert`, called as a command: this half of the p
 
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any
 
 import cv2
 
+from app.command import Failed, python
 from app.sources import SAMPLE
 from models import UserError, card
 
-ROOT = Path(__file__).parents[1]
 KINDS = ("float32", "dynamic", "stock-int8")  # exports that LiteRT runs
 ENGINES = {"openvino": "float32", "onnxruntime": "onnx"}  # other runtimes, and the export each reads
 AGAINST = (*KINDS, *ENGINES)
@@ -62,14 +60,12 @@ def profile(model: Path, threads: int) -> dict[str, Any]:
 
 def convert(*words: str) -> str:
     """Run a step of the converter as a command and return what it printed; its error becomes ours."""
-    done = subprocess.run([sys.executable, "-m", "convert", *words], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        problem = told[-1].removeprefix("error: ")
-        if "ModuleNotFoundError" in problem:
-            problem += ": the converter is not installed here, run `make test` or `pip install -e '.[convert]'`."
-        raise UserError(problem)
-    return done.stdout
+    try:
+        return python("-m", "convert", *words)
+    except Failed as problem:
+        missing = "ModuleNotFoundError" in str(problem)
+        hint = ": the converter is not installed here, run `make test` or `pip install -e '.[convert]'`." * missing
+        raise UserError(f"{problem}{hint}") from None
 
 
 def _export(model: Path, kind: str, folder: Path) -> Path:

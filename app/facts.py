@@ -4,14 +4,11 @@
 """
 
 import ctypes
-import fcntl
 import importlib.util
-import json
 import os
 import platform
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +16,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from app import device
+from app.command import Failed, python
 from models import UserError, catalogue
 
-PROJECT = Path(__file__).parents[1]
 PORTS = {"web": 7860, "phone": 8080}  # what the pages listen on
 IMPORTS = ("numpy", "cv2", "ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 WINDOW_LIBRARIES = ("libGL.so.1", "libgthread-2.0.so.0")  # what OpenCV's wheel with windows does not bring
@@ -114,10 +111,7 @@ def gather(root: Path = device.ROOT) -> Facts:
 
 def _try(statement: str) -> str:
     """Run a statement in a process of its own, which a bad wheel may kill; return the last line it died with, or ""."""
-    done = subprocess.run([sys.executable, "-c", statement], cwd=PROJECT, capture_output=True, text=True, check=False)
-    if not done.returncode:
-        return ""
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return _problem("-c", statement)
 
 
 def _release(root: Path) -> str:
@@ -139,6 +133,8 @@ def _loads(library: str) -> bool:
 
 def _camera(node: Path) -> Iterator[str]:
     """Name a V4L2 node if it is a camera that OpenCV can read."""
+    import fcntl  # Linux has it, and the nodes
+
     try:
         with node.open("rb", buffering=0) as opened:
             answer = fcntl.ioctl(opened, VIDIOC_QUERYCAP, bytes(struct.calcsize(CAPABILITY)))
@@ -174,9 +170,12 @@ def _damage(name: str) -> str:
 def _first_light() -> str:
     if not catalogue.names():
         return "there is no model"
-    command = [sys.executable, "-m", "app.trial", str(catalogue.resolve(catalogue.names()[0])), "--threads=1"]
-    done = subprocess.run([*command, "--seconds=0"], cwd=PROJECT, capture_output=True, text=True, check=False)
-    if not done.returncode:
-        json.loads(done.stdout.splitlines()[-1])
-        return ""
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
+    return _problem("-m", "app.trial", str(catalogue.resolve(catalogue.names()[0])), "--threads=1", "--seconds=0")
+
+
+def _problem(*words: str) -> str:
+    try:
+        python(*words)
+    except Failed as problem:
+        return str(problem)
+    return ""

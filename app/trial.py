@@ -5,7 +5,6 @@ The process holds Python, NumPy, OpenCV, the runtime and this one model, so that
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import device
+from app.command import Failed, python
 from models import UserError
 from models.runtime import interpreter, runtime
 
-ROOT = Path(__file__).parents[1]
 WARM_UP_RUNS, WARM_UP_SECONDS = 3, 0.3  # the longer of both: caches, clocks and packed weights settle
 LEAST_RUNS = 5
 
@@ -60,12 +59,11 @@ def run(path: Path, threads: int, seconds: float, engine: str = "litert") -> Tri
         UserError: the runtime cannot load or run the file, or the process was killed.
     """
     options = [f"--threads={threads}", f"--seconds={seconds}", f"--engine={engine}"]
-    command = [sys.executable, "-m", "app.trial", str(path.resolve()), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise UserError(f"{path} cannot be measured ({told[-1].removeprefix('error: ')}): leave it out.")
-    return Trial(**json.loads(done.stdout.splitlines()[-1]))
+    try:
+        printed = python("-m", "app.trial", str(path.resolve()), *options)
+    except Failed as problem:
+        raise UserError(f"{path} cannot be measured ({problem}): leave it out.") from None
+    return Trial(**json.loads(printed.splitlines()[-1]))
 
 
 def measure(path: Path, threads: int, seconds: float, engine: str) -> Trial:
