@@ -181,7 +181,8 @@ def test_an_impossible_port_is_told_in_a_sentence(folder: Path) -> None:
         serve(folder, "127.0.0.1", 70000)
 
 
-def test_the_command_serves_the_site_until_it_is_interrupted(site: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_the_site_until_it_is_interrupted(site: Path, tiny: Path, number: int) -> None:
     command = [sys.executable, "run_demo.py", "phone", "--port", "0", "--model", str(tiny)]
     root = Path(__file__).parents[1]
     with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
@@ -191,7 +192,7 @@ def test_the_command_serves_the_site_until_it_is_interrupted(site: Path, tiny: P
             with urllib.request.urlopen(url + "site.json", timeout=10) as answer:
                 told = json.load(answer)
             assert told["models"] == json.loads((site / "site.json").read_text())["models"][:1]
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             assert "Stopped." in process.stderr.read()
             assert process.wait(10) == 0
         finally:

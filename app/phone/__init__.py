@@ -9,6 +9,7 @@ import argparse
 import functools
 import http.server
 import logging
+import signal
 import ssl
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the site, or serve it until Ctrl-C."""
+    """Write the site, or serve it until Ctrl-C or SIGTERM."""
     models = args.model or names()
     if not models:
         raise UserError("No model is there: put a .tflite file and its .json card into models/, or give --model PATH.")
@@ -47,6 +48,9 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder), host, args.port, args.https) as server:
         export(Path(folder), models)
         announce(https.page(host, server.server_port, args.https), args.https)
+        # A background job is started deaf to Ctrl-C, and SIGTERM, a service's end, would leave the folder behind.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
