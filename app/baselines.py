@@ -5,6 +5,7 @@ The files come from `python -m convert`, called as a command: this half of the p
 
 import importlib.util
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import cv2
 from app.command import Failed, python
 from app.sources import SAMPLE
 from models import UserError, card
+
+log = logging.getLogger("app")
 
 KINDS = ("float32", "dynamic", "stock-int8")  # exports that LiteRT runs
 ENGINES = {"openvino": "float32", "onnxruntime": "onnx"}  # other runtimes, and the export each reads
@@ -74,6 +77,7 @@ def _export(model: Path, kind: str, folder: Path) -> Path:
         raise UserError(f"{model} is not of this project: compare it with a .tflite file, `--against FILE.tflite`.")
     path = folder / f"{model.stem}-{kind}{'.onnx' if kind == 'onnx' else '.tflite'}"
     if not path.exists():
+        log.info("Exporting %s as %s ...", model.stem, kind)
         # GELU as in the original Segmenter: the network that the integer one stands in for
         words = [str(model.resolve()), "--kind", kind, "--activation", "gelu", "-o", str(path)]
         convert("baseline", *words, *(["--images", str(_pictures(folder))] if kind == "stock-int8" else []))

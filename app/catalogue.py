@@ -10,6 +10,7 @@ from app.preference import preferred
 from models import Card, UserError, card, names
 
 BEGIN, END = "<!-- models: written by `make readme` -->", "<!-- end of models -->"
+EXPORTS = ("float32", "dynamic", "stock-int8")  # what the speed is compared with
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(cards: Sequence[Card]) -> str:
     """Word the cards' scores and speeds as a Markdown table, what they were measured on under it."""
-    head = ("model", "finds", "input", "mIoU float → int8", "speed", "against float32", "RSS / peak", "file")
+    faster = f"faster than {' / '.join(EXPORTS)}"
+    head = ("model", "finds", "input", "mIoU float → int8", "speed", faster, "RSS / peak", "file")
     rows = [head, ("---",) * len(head), *map(_figures, cards)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *dict.fromkeys(note for told in cards for note in _notes(told))])
@@ -66,17 +68,16 @@ def rewrite(page: Path, text: str) -> None:
 
 
 def _figures(told: Card) -> tuple[str, ...]:
-    scores, rows = told.details.get("scores", {}), told.details.get("speed", {}).get("rows", [])
-    ours = [row for row in rows if row["variant"] == "int8"]
-    theirs = {row["threads"]: row["median_ms"] for row in rows if row["variant"] == "float32"}
-    ratios = [f"{theirs[row['threads']] / row['median_ms']:.1f}x" for row in ours if row["threads"] in theirs]
+    scores, speed = told.details.get("scores", {}), told.details.get("speed", {})
+    ours = [row for row in speed.get("rows", []) if row["variant"] == "int8"]
+    faster = {(pair["threads"], pair["against"]): f"{pair['ratio']:.1f}x" for pair in speed.get("ratios", [])}
     return (
         f"[{told.name}](models/{told.file.stem}.json)",
         ", ".join(info.name for info in told.classes[1:]),
         _size(told),
         f"{_percent(scores.get('against'))} → {_percent(scores)}",
         "<br>".join(f"{row['median_ms']:.1f} ms, {row['fps']:.0f} FPS, {_threads(row)}" for row in ours) or "-",
-        "<br>".join(ratios) or "-",
+        "<br>".join(" / ".join(faster.get((row["threads"], name), "-") for name in EXPORTS) for row in ours) or "-",
         "<br>".join(f"{row['rss_mb']:.0f} / {row['peak_rss_mb']:.0f} MB" for row in ours) or "-",
         f"{told.file.stat().st_size / 1e6:.1f} MB",
     )
@@ -86,10 +87,11 @@ def _notes(told: Card) -> list[str]:
     scores, speed = told.details.get("scores"), told.details.get("speed")
     notes = []
     if speed:
+        against = " ".join(dict.fromkeys(pair["against"] for pair in speed["ratios"]))
         notes.append(
             f"Speed and memory of the network alone on {speed['device']}, {speed['runtime']}, by "
-            "`python run_demo.py benchmark --against float32 --record`; float32 is TensorFlow's export of the same "
-            "network with GELU."
+            f"`python run_demo.py benchmark --against {against} --record`; those are TensorFlow's exports of the same "
+            f"network with GELU.{' The machine was noisy.' * speed['noise']['noisy']}"
         )
     if scores:
         notes.append(f"mIoU on {scores['images']} pictures of {scores['data']}, by `python -m convert evaluate`.")

@@ -13,7 +13,7 @@ import pytest
 import run_demo
 from app import catalogue
 from convert.__main__ import STEPS
-from models import card, names
+from models import Card, ClassInfo, UserError, card, names
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))))
@@ -90,3 +90,38 @@ def test_links_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text())
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_the_table_words_scores_speeds_and_where_they_come_from(tmp_path: Path) -> None:
+    row = {"variant": "int8", "threads": 2, "median_ms": 8.04, "fps": 124.4, "rss_mb": 90.2, "peak_rss_mb": 91.0}
+    pair = {"threads": 2, "against": "float32", "ratio": 3.04}
+    details = {
+        "input": {"width": 256, "height": 128},
+        "scores": {"miou": 0.8262, "images": 150, "data": "voc/val", "against": {"miou": 0.8249}},
+        "speed": {
+            "device": "a board",
+            "runtime": "litert 2",
+            "rows": [row],
+            "ratios": [pair],
+            "noise": {"noisy": True},
+        },  # fmt: skip
+    }
+    file = tmp_path / "street.tflite"
+    file.write_bytes(bytes(7_100_000))
+    told = Card("street", file, (ClassInfo("background", (0, 0, 0)), ClassInfo("road", (1, 2, 3))), details)
+    cells = catalogue.markdown([told]).splitlines()[2].strip("| ").split(" | ")
+    assert cells == [
+        "[street](models/street.json)", "road", "256x128", "82.5 → 82.6", "8.0 ms, 124 FPS, 2 threads",
+        "3.0x / - / -", "90 / 91 MB", "7.1 MB",
+    ]  # fmt: skip
+    notes = catalogue.markdown([told, told]).split("\n\n")[1]
+    assert notes.count("a board, litert 2") == notes.count("noisy") == 1 and "--against float32 --record" in notes
+    assert "150 pictures of voc/val" in notes
+
+
+def test_a_page_without_markers_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("no table here")
+    with pytest.raises(UserError, match="lacks the line"):
+        catalogue.rewrite(page, "table")
+    assert page.read_text() == "no table here"
