@@ -104,7 +104,7 @@ def test_the_table_words_scores_speeds_and_where_they_come_from(tmp_path: Path) 
             "rows": [row],
             "ratios": [pair],
             "noise": {"noisy": True},
-        },  # fmt: skip
+        },
     }
     file = tmp_path / "street.tflite"
     file.write_bytes(bytes(7_100_000))
