@@ -52,7 +52,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def markdown(cards: Sequence[Card]) -> str:
     """Word the cards' scores and speeds as a Markdown table, what they were measured on under it."""
     faster = f"faster than {' / '.join(EXPORTS)}"
-    head = ("model", "finds", "input", "mIoU float → int8", "speed", faster, "RSS / peak", "file")
+    head = ("model", "finds", "input", "mIoU float → PTQ → int8", "speed", faster, "RSS / peak", "file")
     rows = [head, ("---",) * len(head), *map(_figures, cards)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *dict.fromkeys(note for told in cards for note in _notes(told))])
@@ -75,7 +75,8 @@ def _figures(told: Card) -> tuple[str, ...]:
         f"[{told.name}](models/{told.file.stem}.json)",
         ", ".join(info.name for info in told.classes[1:]),
         _size(told),
-        f"{_percent(scores.get('against'))} → {_percent(scores)}",
+        " → ".join(_percent(side) for side in (_other(scores, ".npz"), _other(scores, ".tflite"), scores) if side)
+        or "-",
         "<br>".join(f"{row['median_ms']:.1f} ms, {row['fps']:.0f} FPS, {_threads(row)}" for row in ours) or "-",
         "<br>".join(" / ".join(faster.get((row["threads"], name), "-") for name in EXPORTS) for row in ours) or "-",
         "<br>".join(f"{row['rss_mb']:.0f} / {row['peak_rss_mb']:.0f} MB" for row in ours) or "-",
@@ -103,8 +104,13 @@ def _size(told: Card) -> str:
     return f"{size['width']}x{size['height']}" if size else "-"
 
 
-def _percent(scores: dict[str, Any] | None) -> str:
-    return f"{100 * scores['miou']:.1f}" if scores else "-"
+def _other(scores: dict[str, Any], suffix: str) -> dict[str, Any] | None:
+    """Find what the card's file was scored against: the float network's .npz, or the .tflite without fine-tuning."""
+    return next((side for side in scores.get("against", []) if side["file"].endswith(suffix)), None)
+
+
+def _percent(scores: dict[str, Any]) -> str:
+    return f"{100 * scores['miou']:.1f}"
 
 
 def _threads(row: dict[str, Any]) -> str:

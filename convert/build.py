@@ -6,16 +6,16 @@ the right-hand side of a product must be (XNNPACK takes zero point 0 only there)
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convert.checkpoint import Config
-from convert.fold import PIXEL_ZERO, Folded
+from convert.fold import PIXEL_ZERO
 from convert.forward import segmenter
 from convert.graph import Graph, Tensor, constant
+from convert.quantised import Quantised
 
 ACTIVATIONS = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
 
@@ -27,22 +27,6 @@ BIAS_LIMIT = 2.0**30  # of an int32 bias: as much is left for the sum it is adde
 # Straight lines that stand for 1/sqrt in a norm: as many as XNNPACK computes at once.
 KNOTS = 16
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """Everything the graph needs in numbers.
-
-    Attributes:
-        limits: for each named result of the network the largest magnitude its int8 holds (`.../roots`: the smallest
-            row sum, `.../factor` and `.../rms`: the largest factor of a norm and the largest size of a token).
-        kernels: for each linear step the int8 kernel [in, out] and its scale per output.
-        folded: the float arrays, for biases and embeddings.
-    """
-
-    limits: dict[str, float]
-    kernels: dict[str, tuple[NDArray[np.int8], NDArray[np.float64]]]
-    folded: Folded
 
 
 def build(quantised: Quantised, config: Config, output: str = "full") -> Graph:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import floats
-from convert.build import EXP_FLOOR, Quantised
+from convert.build import EXP_FLOOR
 from convert.checkpoint import Config
 from convert.fold import Folded
+from convert.quantised import Quantised, round_kernel
 
 Sample = NDArray[np.float32]
 
@@ -111,7 +112,7 @@ def quantise_kernel(kernel: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDAr
         scales = np.where(error < best, step, scales)
         best = np.minimum(error, best)
     scales = scales.astype(np.float32).astype(np.float64)
-    return np.clip(np.round(kernel / scales), -127, 127).astype(np.int8), scales
+    return round_kernel(kernel, scales), scales
 
 
 def numbers(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:

@@ -211,9 +211,9 @@ def frequencies(samples: list[Sample], classes: int) -> NDArray[np.float64]:
     return shares
 
 
-def class_weights(shares: NDArray[np.float64], most: float = 10.0) -> NDArray[np.float32]:
-    """Weigh classes by 1/sqrt(share), the rarest at most `most` times the commonest, the mean pixel 1."""
-    weights: NDArray[np.float64] = 1 / np.sqrt(np.maximum(shares, 1e-12))
+def class_weights(shares: NDArray[np.float64], balance: float = 0.5, most: float = 10.0) -> NDArray[np.float32]:
+    """Weigh classes by 1 / share ** balance, the rarest at most `most` times the commonest, the mean pixel 1."""
+    weights: NDArray[np.float64] = np.maximum(shares, 1e-12) ** -balance
     weights = np.minimum(weights, most * weights.min())
     weights /= (weights * shares).sum()
     return weights.astype(np.float32)
@@ -281,6 +281,15 @@ def _recolour(frame: Frame, rng: np.random.Generator) -> Frame:
     return frame
 
 
+def paste_foreground(frame: Frame, label: ClassMap, other: Frame, ids: ClassMap) -> tuple[Frame, ClassMap]:
+    """Put what is not class 0 in `other` (labelled `ids`) over a picture of the same size.
+
+    Copy-paste (Ghiasi et al., 2021): people in front of other people's surroundings.
+    """
+    foreground = (ids != 0) & (ids != IGNORED)
+    return np.where(foreground[..., np.newaxis], other, frame), np.where(foreground, ids, label)
+
+
 def batches(
     samples: list[Sample],
     size: tuple[int, int],
@@ -289,6 +298,7 @@ def batches(
     batch: int,
     seed: int,
     epoch: int,
+    paste: float = 0.0,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Give one epoch of augmented batches, prepared ahead in threads; the same for the same seed and epoch.
 
@@ -299,6 +309,7 @@ def batches(
         weights: of the classes.
         batch: pictures in a batch.
         seed, epoch: all chance comes from them and a picture's place in the epoch.
+        paste: share of the pictures that get the foreground of another one.
 
     Yields:
         [batch, H, W, 3] float32 RGB 0..255 and [batch, H/stride, W/stride, classes] float32 from `cell_targets`.
@@ -311,6 +322,9 @@ def batches(
             sample = samples[order[place]]
             rng = np.random.default_rng((seed, epoch, place))
             frame, label = augment(sample.frame, sample.label, rng, *size)
+            if paste and rng.random() < paste:
+                other = samples[rng.integers(len(samples))]
+                frame, label = paste_foreground(frame, label, *augment(other.frame, other.label, rng, *size))
             pixels.append(preprocess(frame, *size))
             targets.append(cell_targets(label, stride, weights))
         return np.concatenate(pixels).astype(np.float32), np.stack(targets)

@@ -1,7 +1,7 @@
 """Score a .tflite file, ours or any other, or the float network of a checkpoint, on labelled pictures.
 
   python -m convert evaluate models/person.tflite --images voc/val --labels voc/val_labels --ids person=15
-  python -m convert evaluate models/person.tflite --images DIR --labels DIR --against person.npz --record
+  python -m convert evaluate models/person.tflite --images DIR --labels DIR --against float.npz ptq.tflite --record
   python -m convert evaluate models/person.tflite --images DIR --labels DIR --pictures out/person
   python -m convert evaluate other.tflite --describe other.json --images DIR --labels DIR --ids person=15
 
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ids", nargs="+", metavar="CLASS=IDS", help="label ids of classes: person=15 or hair=3,7-9")
     parser.add_argument("--ignore", type=int, nargs="*", default=[255], help="label ids that do not count (255)")
     parser.add_argument("--describe", type=Path, metavar="JSON", help="what the outputs of a foreign FILE mean")
-    parser.add_argument("--against", type=Path, help="a second file to score in the same run")
+    parser.add_argument("--against", type=Path, nargs="+", default=[], help="more files to score in the same run")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusions and the worst ten pictures there")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the cores, at most 4)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
@@ -48,20 +48,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Score, print and draw; with --against the other file's scores stand beside."""
+    """Score, print and draw; with --against the other files' scores stand beside."""
     segment, classes = _opened(args.file, args.threads, args.describe)
-    other, theirs = _opened(args.against, args.threads) if args.against else (None, classes)
     names = [info.name for info in classes]
-    if [info.name for info in theirs] != names:
-        raise UserError(f"{args.against} has other classes than {args.file}: compare files of the same classes.")
+    others = {path: _opened(path, args.threads) for path in args.against}
+    for path, (_, theirs) in others.items():
+        if [info.name for info in theirs] != names:
+            raise UserError(f"{path} has other classes than {args.file}: compare files of the same classes.")
     if args.record and not args.file.with_suffix(".json").is_file():
         raise UserError(f"{args.file} has no card to record the scores in: leave out --record, or quantise it first.")
     table = data.lookup(classes, _ids(args.ids), args.ignore)
     samples = data.load_pairs(args.images, args.labels, table)
     matrices = _confusions(segment, samples, classes)
     told = data.summary(matrices, names).as_dict()
-    if other:
-        told["against"] = {"file": args.against.name, **evaluate(other, samples, classes).as_dict()}
+    told["against"] = [
+        {"file": path.name, **evaluate(other, samples, classes).as_dict()} for path, (other, _) in others.items()
+    ]
     if args.pictures:
         about = f"{args.file.stem} on {'/'.join(args.images.parts[-2:])}"
         _draw(args.pictures, scoreboard.Board(classes, about), segment, samples, matrices)
@@ -151,7 +153,7 @@ def _record(args: argparse.Namespace, told: dict[str, Any]) -> None:
 
 
 def _text(told: dict[str, Any]) -> str:
-    sides = [told] + ([told["against"]] if "against" in told else [])
+    sides = [told, *told["against"]]
     rows = [("class IoU", *("" if value is told else value["file"] for value in sides))]
     rows += [(name, *(_percent(side["iou"][name]) for side in sides)) for name in told["iou"]]
     rows += [("mIoU", *(_percent(side["miou"]) for side in sides))]

@@ -148,7 +148,10 @@ class Segmenter(keras.layers.Layer):  # type: ignore[misc]
 
 
 def fresh(config: Config, seed: int = 0) -> Arrays:
-    """Draw initial weights: gains 1, biases 0, everything else normal with deviation 0.02, cut off at two of them."""
+    """Draw initial weights: gains 1, biases 0, everything else normal with deviation 0.02, cut off at two of them.
+
+    Class embeddings have deviation 1: they share the stream, and its int8 scale, with tokens of that size.
+    """
     rng = np.random.default_rng(seed)
     drawn: Arrays = {}
     for name, shape in config.shapes().items():
@@ -156,7 +159,8 @@ def fresh(config: Config, seed: int = 0) -> Arrays:
         while (outside := np.abs(normal) > 2).any():
             normal[outside] = rng.standard_normal(int(outside.sum()), np.float32)
         last = name.rsplit("/", 1)[-1]
-        drawn[name] = {"gain": np.ones_like(normal), "bias": np.zeros_like(normal)}.get(last, normal * np.float32(0.02))
+        special = {"gain": np.ones_like(normal), "bias": np.zeros_like(normal), "classes": normal}
+        drawn[name] = special.get(last, normal * np.float32(0.02))
     return drawn
 
 

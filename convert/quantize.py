@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from convert.build import build
 from convert.checkpoint import Checkpoint
 from convert.files import check_place, draw_pictures, write_whole
 from convert.fold import Folded, fold
+from convert.quantised import Quantised, is_quantised, load
 from convert.verify import Report, verify
 from models import UserError
 from models.runtime import interpreter
@@ -33,7 +35,7 @@ Pictures = list[NDArray[np.uint8]]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint that `convert train` wrote, .npz")
+    parser.add_argument("checkpoint", type=Path, help="what `convert train` wrote, .npz, fine-tuned or not")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of pictures to calibrate with")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
     parser.add_argument("--pictures", type=int, default=16, help="how many pictures to calibrate with (default 16)")
@@ -50,31 +52,33 @@ def main(args: argparse.Namespace) -> int:
     if args.pictures < 1:
         raise UserError(f"{args.pictures} pictures are too few: calibrate with at least one.")
     check_place(args.output, args.output.with_suffix(".json"))
-    checkpoint = Checkpoint.load(args.checkpoint)
+    tuned = is_quantised(args.checkpoint)
+    numbers, checkpoint = load(args.checkpoint) if tuned else (None, Checkpoint.load(args.checkpoint))
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
-    folded = fold(checkpoint, seed=args.seed)
-    model = quantise(checkpoint, folded, pictures, "grid" if args.grid else "full")
+    if numbers is None:
+        numbers = calibrate.numbers(fold(checkpoint, seed=args.seed), config, pictures)
+    model = quantise(checkpoint, numbers, "grid" if args.grid else "full")
     report = _proven(model)
     card = _card(args, checkpoint, model, report)
-    card["calibration"]["agreement"] = agreement(checkpoint, folded, model, pictures)
+    card["calibration"]["method"] = "quantisation-aware" if tuned else "after training"
+    card["calibration"]["agreement"] = agreement(checkpoint, numbers.folded, model, pictures)
     write_whole({args.output: model, args.output.with_suffix(".json"): (json.dumps(card, indent=2) + "\n").encode()})
     share = f"{card['calibration']['agreement']:.1%} of the calibration pictures as in float"
     print(f"{args.output}: integer-only, {len(model) / 1e6:.1f} MB, {share}")
     return 0
 
 
-def quantise(checkpoint: Checkpoint, folded: Folded, pictures: Pictures, output: str = "full") -> bytes:
+def quantise(checkpoint: Checkpoint, numbers: Quantised, output: str = "full") -> bytes:
     """Return the integer-only `.tflite` file of a trained network.
 
     Args:
         checkpoint: the network, for its dimensions and classes.
-        folded: its re-parameterised arrays.
-        pictures: 1xHxWx3 uint8 RGB, to calibrate with.
+        numbers: from calibration (`calibrate.numbers`) or from fine-tuning.
         output: "full" for class ids at the input's size, "grid" for one every `stride` pixels.
     """
     config = checkpoint.config
-    graph = build(calibrate.numbers(folded, config, pictures), config, output)
+    graph = build(numbers, config, output)
     height, width = config.height, config.width
     return flatbuffer.pack(graph, checkpoint.classes, f"Integer-only Segmenter, {width}x{height} pixels")
 
@@ -123,12 +127,11 @@ def _card(args: argparse.Namespace, checkpoint: Checkpoint, model: bytes, report
         "output": "grid" if args.grid else "full",
         "classes": [asdict(info) for info in checkpoint.classes],
         "network": asdict(config),
-        "parameters": sum(array.size for array in checkpoint.arrays.values()),
+        "parameters": sum(prod(shape) for shape in config.shapes().values()),
         "data": checkpoint.training.get("data", ""),
         "terms": checkpoint.training.get("terms", ""),
         "training": checkpoint.training,
         "calibration": {
-            "method": "after training",
             "pictures": args.pictures,
             "folders": ["/".join(folder.parts[-2:]) for folder in args.images],
             "seed": args.seed,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import flatbuffer, floats
+from convert import calibrate, flatbuffer, floats
 from convert.__main__ import main
 from convert.checkpoint import Checkpoint
 from convert.files import draw_pictures
@@ -120,7 +120,7 @@ def test_small_class_embeddings_keep_their_classes(tmp_path: Path) -> None:
     checkpoint.arrays["decoder/classes"] *= 0.05
     pictures = draw_pictures([tiny.pictures(tmp_path)], 4, 64, 64)
     folded = fold(checkpoint)
-    model = quantise(checkpoint, folded, pictures)
+    model = quantise(checkpoint, calibrate.numbers(folded, checkpoint.config, pictures))
     assert agreement(checkpoint, folded, model, pictures) > 0.9
 
 
@@ -133,7 +133,7 @@ def test_degenerate_weights_convert(tmp_path: Path) -> None:
     checkpoint.arrays["encoder/0/fc1/bias"][3] = 0.5
     pictures = draw_pictures([tiny.pictures(tmp_path)], 4, 64, 64)
     folded = fold(checkpoint)
-    model = quantise(checkpoint, folded, pictures)
+    model = quantise(checkpoint, calibrate.numbers(folded, checkpoint.config, pictures))
     assert agreement(checkpoint, folded, model, pictures) > 0.9
     graph = flatbuffer.unpack(model)
     (layer,) = (operator for operator in graph.operators if operator.output.name == "encoder/0/fc1")

@@ -97,7 +97,12 @@ def test_the_table_words_scores_speeds_and_where_they_come_from(tmp_path: Path) 
     pair = {"threads": 2, "against": "float32", "ratio": 3.04}
     details = {
         "input": {"width": 256, "height": 128},
-        "scores": {"miou": 0.8262, "images": 150, "data": "voc/val", "against": {"miou": 0.8249}},
+        "scores": {
+            "miou": 0.8262,
+            "images": 150,
+            "data": "voc/val",
+            "against": [{"file": "a.npz", "miou": 0.8249}, {"file": "ptq.tflite", "miou": 0.8153}],
+        },
         "speed": {
             "device": "a board",
             "runtime": "litert 2",
@@ -111,7 +116,7 @@ def test_the_table_words_scores_speeds_and_where_they_come_from(tmp_path: Path) 
     told = Card("street", file, (ClassInfo("background", (0, 0, 0)), ClassInfo("road", (1, 2, 3))), details)
     cells = catalogue.markdown([told]).splitlines()[2].strip("| ").split(" | ")
     assert cells == [
-        "[street](models/street.json)", "road", "256x128", "82.5 → 82.6", "8.0 ms, 124 FPS, 2 threads",
+        "[street](models/street.json)", "road", "256x128", "82.5 → 81.5 → 82.6", "8.0 ms, 124 FPS, 2 threads",
         "3.0x / - / -", "90 / 91 MB", "7.1 MB",
     ]  # fmt: skip
     notes = catalogue.markdown([told, told]).split("\n\n")[1]

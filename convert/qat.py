@@ -1,0 +1,283 @@
+"""Quantisation-aware fine-tuning: `python -m convert train RECIPE --quantize CHECKPOINT --data DIR -o OUT.npz`.
+
+The re-parameterised network is trained with every result and kernel rounded as the integer graph will round it, with
+the ranges that calibration chose. Rounding passes gradients straight through (Bengio et al., 2013; Jacob et al.,
+2018), values cut off pass none. The teacher is the float network itself: its soft labels on augmented pictures.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from convert import calibrate, data, quantised
+from convert.build import EXP_FLOOR
+from convert.checkpoint import Checkpoint, Config
+from convert.data import Recipe
+from convert.files import check_place
+from convert.fold import PIXEL_ZERO, Folded, fold
+from convert.forward import segmenter
+from convert.quantised import Quantised, round_kernel
+from convert.train import cross_entropy, told, validate
+from models import UserError, preprocess
+
+Tensor = Any  # of whichever backend Keras runs on
+
+STEPS, BATCH = 160, 8
+RATE = 5e-4  # relative to the root mean square of each array
+PICTURES = 16  # to calibrate with
+HEADROOM = 1.02  # of a row's second factor, whose largest value depends on how the first was rounded
+
+
+def main(args: argparse.Namespace, recipe: Recipe) -> int:
+    """Fine-tune as the command line says; the last line printed compares float, rounded and fine-tuned."""
+    for option in ("size", "init", "resume"):
+        if getattr(args, option):
+            raise UserError(f"--{option} does not go with --quantize: the checkpoint says all of it, leave it out.")
+    check_place(args.output)
+    checkpoint = Checkpoint.load(args.quantize)
+    if checkpoint.config.classes != len(recipe.classes):
+        raise UserError(f"{args.quantize} has {checkpoint.config.classes} classes: give the recipe it was trained by.")
+    run = FineTuning(checkpoint, recipe, args.data, args.seed)
+    epochs = args.epochs or max(1, round(STEPS / run.steps))
+    scores = {"float": run.score(run.teacher), "rounded": run.score(run.student)}
+    print(f"float: {told(scores['float'])}\nrounded: {told(scores['rounded'])}")
+    run.train(epochs, args.lr or RATE)
+    scores["fine-tuned"] = run.score(run.student)
+    quantised.save(args.output, run.numbers(), replace(checkpoint, training=_story(args, checkpoint, epochs, scores)))
+    print(f"{args.output}: {told(scores['fine-tuned'])}, by simulation; float {scores['float'].miou:.4f}")
+    return 0
+
+
+def _story(
+    args: argparse.Namespace, checkpoint: Checkpoint, epochs: int, scores: dict[str, data.Scores]
+) -> dict[str, Any]:
+    command = f"python -m convert train {args.recipe} --data DATA --quantize {args.quantize.name} --epochs {epochs}"
+    command += f" --lr {args.lr or RATE} --seed {args.seed}"
+    return checkpoint.training | {
+        "commands": [*checkpoint.training.get("commands", []), command],
+        "fine-tuning": {stage: score.as_dict() for stage, score in scores.items()},
+    }
+
+
+class FineTuning:
+    """A fine-tuning under way: the float network as teacher, the rounded one as student, and the pictures."""
+
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, folder: Path, seed: int) -> None:
+        self.config, self.recipe, self.seed = checkpoint.config, recipe, seed
+        self.samples, self.held_back = (data.load_set(recipe, part, folder) for part in ("train", "val"))
+        self.steps = max(1, len(self.samples) // BATCH)
+        folded = fold(checkpoint, seed=seed)
+        chosen = np.random.default_rng(seed).choice(len(self.samples), min(PICTURES, len(self.samples)), replace=False)
+        height, width = self.config.height, self.config.width
+        self.start = calibrate.numbers(
+            folded, self.config, [preprocess(self.samples[index].frame, height, width) for index in chosen]
+        )
+        self.teacher = rounded_model(folded, self.config, None)
+        self.student = rounded_model(folded, self.config, self.start)
+
+    def train(self, epochs: int, rate: float) -> None:
+        """Follow the teacher's soft labels on augmented pictures."""
+        total = epochs * self.steps
+        warmup = total // 10
+        schedule = keras.optimizers.schedules.CosineDecay(
+            rate / 10, max(1, total - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
+        )
+        self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=cross_entropy)
+        size, config = (self.config.height, self.config.width), self.config
+        alike = np.ones(config.classes, np.float32)
+        losses: list[float] = []
+        with tqdm(total=total * BATCH, unit="pictures", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+            for epoch in range(epochs):
+                batch = min(BATCH, len(self.samples))
+                for pixels, _ in data.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch):
+                    targets = ops.softmax(self.teacher.predict_on_batch(pixels))
+                    losses.append(float(self.student.train_on_batch(pixels, ops.convert_to_numpy(targets))))
+                    bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
+                    bar.update(batch)
+
+    def score(self, model: keras.Model) -> data.Scores:
+        """Score teacher or student on the recipe's validation pictures."""
+        return validate(model, self.config, self.held_back, [entry.name for entry in self.recipe.classes])
+
+    def numbers(self) -> Quantised:
+        """Return what the integer graph needs: the ranges and scales of the start, the weights of now."""
+        folded = self.student.get_layer("layers").arrays()
+        kernels = {
+            name: (round_kernel(folded[f"{name}/kernel"], scales), scales)
+            for name, (_, scales) in self.start.kernels.items()
+        }
+        return Quantised(self.start.limits, kernels, folded)
+
+
+def rounded_model(folded: Folded, config: Config, numbers: Quantised | None) -> keras.Model:
+    """[B, H, W, 3] float32 RGB 0..255 -> [B, H/stride, W/stride, K] logits."""
+    pixels = keras.Input((config.height, config.width, 3), dtype="float32")
+    model = keras.Model(pixels, _Rounded(folded, config, numbers)(pixels))
+    model.get_layer("layers").assign(folded)
+    return model
+
+
+class _Rounded(keras.layers.Layer):  # type: ignore[misc]
+    """The re-parameterised network as one layer that owns the folded arrays.
+
+    Each is trained in units of its own size: pixels' kernels are a hundred times smaller than others, and Adam's steps
+    are of the same size for all.
+    """
+
+    def __init__(self, folded: Folded, config: Config, numbers: Quantised | None) -> None:
+        super().__init__(name="layers", trainable=numbers is not None)
+        self.config, self.numbers = config, numbers
+        self.sizes = {name: max(float(np.square(array).mean() ** 0.5), 1e-9) for name, array in folded.items()}
+        self.table = {
+            name: self.add_weight(name=name.replace("/", "_"), shape=array.shape, initializer="zeros")
+            for name, array in folded.items()
+        }
+
+    def assign(self, folded: Folded) -> None:
+        """Put arrays in."""
+        for name, weight in self.table.items():
+            weight.assign(folded[name] / self.sizes[name])
+
+    def arrays(self) -> Folded:
+        """Copy the arrays out: the inverse of `assign`."""
+        return {
+            name: ops.convert_to_numpy(weight).astype(np.float64) * self.sizes[name]
+            for name, weight in self.table.items()
+        }
+
+    def call(self, pixels: Tensor) -> Tensor:
+        config, sized = self.config, {name: weight * self.sizes[name] for name, weight in self.table.items()}
+        flat = segmenter(RoundedOps(sized, config, self.numbers), config, pixels).values
+        (rows, columns), sub = config.grid, config.sub
+        tiles = ops.transpose(ops.reshape(flat, (-1, rows, columns, sub, sub * config.classes)), (0, 1, 3, 2, 4))
+        # The graph's scores are larger than the network's logits: no class map depends on their scale
+        return ops.reshape(tiles, (-1, rows * sub, columns * sub, config.classes)) * config.mask_dim**-0.5
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of the network as the integer graph holds it: float values on the grid of its int8 scale."""
+
+    values: Tensor
+    limit: float = 0.0
+    signed: bool = True
+
+
+class RoundedOps:
+    """The steps of `convert/forward.py` in Keras operations, rounded as `build.IntegerOps` rounds them.
+
+    Args:
+        arrays: the folded arrays, by name.
+        config: dimensions of the network.
+        quantised: the ranges, and the scales of the kernels; None computes in float (the teacher).
+    """
+
+    def __init__(self, arrays: Mapping[str, Tensor], config: Config, quantised: Quantised | None) -> None:
+        self.arrays, self.config, self.quantised = arrays, config, quantised
+
+    def _rounded(self, name: str, values: Tensor, signed: bool = True, limit: float | None = None) -> Result:
+        if self.quantised is None:
+            return Result(values, signed=signed)
+        limit = self.quantised.limits[name] if limit is None else limit
+        step = limit / (127 if signed else 255)
+        return Result(_straight_through(ops.clip(values, -limit * signed, limit), step), limit, signed)
+
+    def _kernel(self, name: str) -> Tensor:
+        kernel = self.arrays[f"{name}/kernel"]
+        if self.quantised is not None:
+            scales = ops.convert_to_tensor(self.quantised.kernels[name][1].astype(np.float32))
+            kernel = _straight_through(ops.clip(kernel, -127 * scales, 127 * scales), scales)
+        return ops.reshape(kernel, (-1, kernel.shape[-1]))
+
+    def patches(self, name: str, pixels: Tensor) -> Result:
+        config, patch = self.config, self.config.patch
+        rows, columns = config.grid
+        tiles = ops.reshape(pixels - float(PIXEL_ZERO), (-1, rows, patch, columns, patch, 3))
+        flat = ops.reshape(ops.transpose(tiles, (0, 1, 3, 2, 4, 5)), (-1, config.tokens, 3 * patch**2))
+        position = self.arrays["position"][None]
+        limit = float(np.abs(self.quantised.folded["position"]).max()) if self.quantised else None
+        return self.add(
+            f"{name}/sum", self.linear(name, Result(flat)), self._rounded("position", position, limit=limit)
+        )
+
+    def norm(self, name: str, x: Result) -> Result:
+        config = self.config
+        epsilon = config.decoder_epsilon if name.startswith("decoder") else config.encoder_epsilon
+        squares = self._rounded(f"{name}/squares", ops.square(x.values), signed=False)
+        factor = ops.rsqrt(ops.mean(squares.values, -1, keepdims=True) + epsilon)
+        return self._rounded(name, x.values * self._rounded(f"{name}/factor", factor, signed=False).values)
+
+    def linear(self, name: str, x: Result, activation: str | None = None) -> Result:
+        y = ops.matmul(x.values, self._kernel(name)) + self.arrays[f"{name}/bias"]
+        if activation == "relu":
+            return self._rounded(name, ops.relu(y), signed=False)
+        if activation == "gelu":
+            y = ops.gelu(self._rounded(f"{name}/before", y).values, approximate=False)
+        return self._rounded(name, y)
+
+    def heads(self, qkv: Result) -> tuple[Result, Result, Result]:
+        split = (-1, qkv.values.shape[1], self.config.heads, self.config.head_dim)
+        q, k, v = (
+            replace(qkv, values=ops.transpose(ops.reshape(part, split), (0, 2, 1, 3)))
+            for part in ops.split(qkv.values, 3, axis=-1)
+        )
+        return q, k, v
+
+    def merge(self, x: Result) -> Result:
+        turned = ops.transpose(x.values, (0, 2, 1, 3))
+        return replace(x, values=ops.reshape(turned, (-1, turned.shape[1], self.config.dim)))
+
+    def matmul(self, name: str, a: Result, b: Result, transpose: bool = False) -> Result:
+        return self._rounded(name, ops.matmul(a.values, ops.swapaxes(b.values, -1, -2) if transpose else b.values))
+
+    def exp(self, name: str, scores: Result) -> Result:
+        below = scores.values - ops.stop_gradient(ops.max(scores.values, axis=-1, keepdims=True))
+        if self.quantised is not None:
+            below = _straight_through(ops.clip(below, EXP_FLOOR, 0.0), -EXP_FLOOR / 255)
+        return self._rounded(name, ops.exp(below), signed=False, limit=1.0)
+
+    def roots(self, name: str, e: Result) -> tuple[Result, Result]:
+        sums = ops.sum(e.values, axis=-1, keepdims=True)
+        if self.quantised is None:
+            return Result(ops.rsqrt(sums)), Result(ops.rsqrt(sums))
+        lowest = self.quantised.limits[name]
+        sums = ops.maximum(sums, lowest)
+        a = self._rounded(name, ops.rsqrt(sums), signed=False, limit=lowest**-0.5)
+        b = 1 / (sums * ops.maximum(a.values, a.limit / 255))
+        return a, self._rounded(name, b, signed=False, limit=HEADROOM * lowest**-0.5)
+
+    def scale_rows(self, name: str, x: Result, factor: Result) -> Result:
+        return self._rounded(name, x.values * factor.values, x.signed)
+
+    def add(self, name: str, x: Result, y: Result) -> Result:
+        return self._rounded(name, x.values + y.values)
+
+    def append(self, name: str, x: Result) -> Result:
+        rows = self._rounded(name, self.arrays[name][None], limit=x.limit).values
+        rows = ops.broadcast_to(rows, (ops.shape(x.values)[0], *rows.shape[1:]))
+        return replace(x, values=ops.concatenate([x.values, rows], axis=1))
+
+    def split(self, x: Result) -> tuple[Result, Result]:
+        tokens = self.config.tokens
+        return replace(x, values=x.values[:, :tokens]), replace(x, values=x.values[:, tokens:])
+
+    def per_sub_patch(self, x: Result, channels: int) -> Result:
+        split = ops.reshape(x.values, (-1, self.config.classes, self.config.sub**2, channels))
+        rows = self.config.classes * self.config.sub**2
+        return replace(x, values=ops.reshape(ops.swapaxes(split, 1, 2), (-1, rows, channels)))
+
+    def row(self, x: Result) -> Result:
+        return replace(x, values=ops.reshape(x.values, (-1, 1, x.values.shape[1])))
+
+
+def _straight_through(values: Tensor, step: Any) -> Tensor:
+    """Round to multiples of `step`, with the gradient of not rounding."""
+    return values + ops.stop_gradient(ops.round(values / step) * step - values)

@@ -1,0 +1,120 @@
+"""Quantisation-aware fine-tuning: the simulation is the integer graph's arithmetic, and training in it helps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convert import calibrate, floats, qat
+from convert.__main__ import main
+from convert.checkpoint import Checkpoint
+from convert.data import load_recipe
+from convert.files import draw_pictures
+from convert.fold import fold
+from convert.quantised import load
+from convert.verify import verify
+from models import Segmenter, preprocess
+from tests import tiny
+from tests.test_train import folder as labelled  # noqa: F401  (a fixture)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_without_rounding_it_is_the_float_network(tmp_path: Path, activation: str) -> None:
+    checkpoint = tiny.checkpoint(activation)
+    folded, config = fold(checkpoint), checkpoint.config
+    model = qat.rounded_model(folded, config, None)
+    for pixels in draw_pictures([tiny.pictures(tmp_path / "pictures")], 2, 64, 64):
+        logits = model.predict_on_batch(pixels.astype(np.float32))
+        expected = floats.scores(folded, config, pixels) * config.mask_dim**-0.5
+        np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_rounded_it_gives_the_class_map_of_the_integer_file(tmp_path: Path, activation: str) -> None:
+    checkpoint = tiny.checkpoint(activation)
+    checkpoint.save(tmp_path / "tiny.npz")
+    folder, file = tiny.pictures(tmp_path / "pictures"), tmp_path / "tiny.tflite"
+    assert (
+        main(["quantize", str(tmp_path / "tiny.npz"), "--images", str(folder), "-o", str(file), "--pictures", "4"]) == 0
+    )
+    pictures = draw_pictures([folder], 4, 64, 64)
+    folded = fold(checkpoint)
+    student = qat.rounded_model(folded, checkpoint.config, calibrate.numbers(folded, checkpoint.config, pictures))
+    model, equal, nearest, same = Segmenter(file, threads=1), [], [], []
+    for pixels in pictures:
+        ids = model.infer(pixels)
+        simulated = student.predict_on_batch(pixels.astype(np.float32))[0].argmax(-1).repeat(4, 0).repeat(4, 1)
+        real = floats.scores(folded, checkpoint.config, pixels)[0].argmax(-1).repeat(4, 0).repeat(4, 1)
+        equal.append((ids == simulated).mean())
+        nearest.append((ids == real).mean())
+        same.append((simulated == real).mean())
+    assert np.mean(equal) > 0.96  # roundings fall differently after a few blocks, but there are as many
+    assert np.mean(same) == pytest.approx(np.mean(nearest), abs=0.02)
+
+
+def test_fine_tuning_brings_the_rounded_network_nearer_to_its_teacher(
+    labelled: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common = [str(labelled / "recipe.json"), "--data", str(labelled)]
+    assert main(["train", *common, "-o", str(labelled / "float.npz"), "--epochs", "6"]) == 0
+    options = ["--quantize", str(labelled / "float.npz"), "--epochs", "4"]
+    assert main(["train", *common, "-o", str(labelled / "tuned.npz"), *options]) == 0
+    assert "by simulation" in capsys.readouterr().out
+    tuned, checkpoint = load(labelled / "tuned.npz")
+    run = qat.FineTuning(Checkpoint.load(labelled / "float.npz"), load_recipe(labelled / "recipe.json"), labelled, 0)
+    after = qat.rounded_model(tuned.folded, checkpoint.config, tuned)
+    pixels = np.concatenate([preprocess(sample.frame, 32, 32) for sample in run.held_back]).astype(np.float32)
+    truth = run.teacher.predict_on_batch(pixels)
+    before, now = (
+        np.abs(softmax(model.predict_on_batch(pixels)) - softmax(truth)).mean() for model in (run.student, after)
+    )
+    assert now < before
+
+    file = labelled / "tuned.tflite"
+    assert (
+        main(
+            [
+                "quantize",
+                str(labelled / "tuned.npz"),
+                "--images",
+                str(labelled / "images"),
+                "-o",
+                str(file),
+                "--pictures",
+                "4",
+            ]
+        )
+        == 0
+    )
+    assert json.loads(file.with_suffix(".json").read_text())["calibration"]["method"] == "quantisation-aware"
+    assert verify(file).proven
+    model = Segmenter(file, threads=1)
+    simulated = after.predict_on_batch(pixels).argmax(-1).repeat(4, 1).repeat(4, 2)
+    ids = np.stack([model.infer(picture[np.newaxis].astype(np.uint8)) for picture in pixels])
+    assert (ids == simulated).mean() > 0.97
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("option", [["--size", "64x64"], ["--resume"], ["--init", "x.npz"]])
+def test_options_of_float_training_are_refused(
+    labelled: Path,  # noqa: F811
+    option: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny.checkpoint().save(labelled / "float.npz")
+    command = ["train", str(labelled / "recipe.json"), "--data", str(labelled), "-o", str(labelled / "out.npz")]
+    assert main([*command, "--quantize", str(labelled / "float.npz"), *option]) == 2
+    assert option[0] in capsys.readouterr().err and not (labelled / "out.npz").exists()
+
+
+def test_a_recipe_of_other_classes_is_refused(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    tiny.checkpoint().save(labelled / "float.npz")  # three classes
+    command = ["train", str(labelled / "recipe.json"), "--data", str(labelled), "-o", str(labelled / "out.npz")]
+    assert main([*command, "--quantize", str(labelled / "float.npz")]) == 2
+    assert "3 classes" in capsys.readouterr().err
