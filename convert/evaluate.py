@@ -3,6 +3,7 @@
   python -m convert evaluate models/person.tflite --images voc/val --labels voc/val_labels --ids person=15
   python -m convert evaluate models/person.tflite --images DIR --labels DIR --against float.npz ptq.tflite --record
   python -m convert evaluate models/person.tflite --images DIR --labels DIR --pictures out/person
+  python -m convert evaluate models/outfit.tflite --recipe outfit --data DATA
   python -m convert evaluate other.tflite --describe other.json --images DIR --labels DIR --ids person=15
 
 Labels are 8-bit .png pictures of ids with the stem and size of their picture. Without --ids the ids are those of the
@@ -35,8 +36,10 @@ Segment = Callable[[Frame], ClassMap]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("file", type=Path, help="a .tflite file, or the .npz checkpoint of a float network")
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures")
-    parser.add_argument("--labels", type=Path, required=True, help="folder of their labels")
+    parser.add_argument("--images", type=Path, help="folder of pictures")
+    parser.add_argument("--labels", type=Path, help="folder of their labels")
+    parser.add_argument("--recipe", help="score on this recipe's validation pictures instead, found in --data")
+    parser.add_argument("--data", type=Path, help="folder that the recipe's paths start from")
     parser.add_argument("--ids", nargs="+", metavar="CLASS=IDS", help="label ids of classes: person=15 or hair=3,7-9")
     parser.add_argument("--ignore", type=int, nargs="*", default=[255], help="label ids that do not count (255)")
     parser.add_argument("--describe", type=Path, metavar="JSON", help="what the outputs of a foreign FILE mean")
@@ -57,20 +60,31 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(f"{path} has other classes than {args.file}: compare files of the same classes.")
     if args.record and not args.file.with_suffix(".json").is_file():
         raise UserError(f"{args.file} has no card to record the scores in: leave out --record, or quantise it first.")
-    table = data.lookup(classes, _ids(args.ids), args.ignore)
-    samples = data.load_pairs(args.images, args.labels, table)
+    about, samples = _samples(args, classes)
     matrices = _confusions(segment, samples, classes)
     told = data.summary(matrices, names).as_dict()
     told["against"] = [
         {"file": path.name, **evaluate(other, samples, classes).as_dict()} for path, (other, _) in others.items()
     ]
     if args.pictures:
-        about = f"{args.file.stem} on {'/'.join(args.images.parts[-2:])}"
-        _draw(args.pictures, scoreboard.Board(classes, about), segment, samples, matrices)
+        _draw(args.pictures, scoreboard.Board(classes, f"{args.file.stem} on {about}"), segment, samples, matrices)
     if args.record:
-        _record(args, told)
+        _record(args.file.with_suffix(".json"), {"data": about, **told})
     print(json.dumps(told, indent=2) if args.json else _text(told))
     return 0
+
+
+def _samples(args: argparse.Namespace, classes: tuple[ClassInfo, ...]) -> tuple[str, list[Sample]]:
+    """Read the labelled pictures that the command line names, and word where they are from."""
+    if args.recipe and args.data and not (args.images or args.labels or args.ids):
+        recipe = data.load_recipe(args.recipe)
+        if recipe.classes != classes:
+            raise UserError(f"Recipe '{recipe.name}' has other classes than {args.file}: give the one it was made by.")
+        return ", ".join(source.images for source in recipe.val), data.load_set(recipe, "val", args.data)
+    if args.recipe or args.data or not (args.images and args.labels):
+        raise UserError("Say which pictures to score on: --images DIR with --labels DIR, or --recipe with --data DIR.")
+    table = data.lookup(classes, _ids(args.ids), args.ignore)
+    return "/".join(args.images.parts[-2:]), data.load_pairs(args.images, args.labels, table)
 
 
 def evaluate(segment: Segment, samples: list[Sample], classes: tuple[ClassInfo, ...]) -> Scores:
@@ -145,10 +159,9 @@ def _ids(texts: list[str] | None) -> dict[str, list[str]] | None:
     return ids
 
 
-def _record(args: argparse.Namespace, told: dict[str, Any]) -> None:
-    path = args.file.with_suffix(".json")
+def _record(path: Path, scores: dict[str, Any]) -> None:
     card = json.loads(path.read_text())
-    card["scores"] = {"data": "/".join(args.images.parts[-2:]), **told}
+    card["scores"] = scores
     write_whole({path: (json.dumps(card, indent=2) + "\n").encode()})
 
 

@@ -7,14 +7,16 @@ the ranges that calibration chose. Rounding passes gradients straight through (B
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import calibrate, data, quantised
@@ -30,9 +32,10 @@ from models import UserError, preprocess
 
 Tensor = Any  # of whichever backend Keras runs on
 
-STEPS, BATCH = 160, 8
+STEPS, BATCH = 100, 8
 RATE = 5e-4  # relative to the root mean square of each array
 PICTURES = 16  # to calibrate with
+_TOLD_EVERY = 0.5 if sys.stderr.isatty() else 30  # seconds
 HEADROOM = 1.02  # of a row's second factor, whose largest value depends on how the first was rounded
 
 
@@ -46,21 +49,19 @@ def main(args: argparse.Namespace, recipe: Recipe) -> int:
     if checkpoint.config.classes != len(recipe.classes):
         raise UserError(f"{args.quantize} has {checkpoint.config.classes} classes: give the recipe it was trained by.")
     run = FineTuning(checkpoint, recipe, args.data, args.seed)
-    epochs = args.epochs or max(1, round(STEPS / run.steps))
+    steps = args.epochs * max(1, len(run.samples) // BATCH) if args.epochs else STEPS
     scores = {"float": run.score(run.teacher), "rounded": run.score(run.student)}
     print(f"float: {told(scores['float'])}\nrounded: {told(scores['rounded'])}")
-    run.train(epochs, args.lr or RATE)
+    run.train(steps, args.lr or RATE)
     scores["fine-tuned"] = run.score(run.student)
-    quantised.save(args.output, run.numbers(), replace(checkpoint, training=_story(args, checkpoint, epochs, scores)))
+    quantised.save(args.output, run.numbers(), replace(checkpoint, training=_story(args, checkpoint, scores)))
     print(f"{args.output}: {told(scores['fine-tuned'])}, by simulation; float {scores['float'].miou:.4f}")
     return 0
 
 
-def _story(
-    args: argparse.Namespace, checkpoint: Checkpoint, epochs: int, scores: dict[str, data.Scores]
-) -> dict[str, Any]:
-    command = f"python -m convert train {args.recipe} --data DATA --quantize {args.quantize.name} --epochs {epochs}"
-    command += f" --lr {args.lr or RATE} --seed {args.seed}"
+def _story(args: argparse.Namespace, checkpoint: Checkpoint, scores: dict[str, data.Scores]) -> dict[str, Any]:
+    command = f"python -m convert train {args.recipe} --data DATA --quantize {args.quantize.name} --seed {args.seed}"
+    command += "".join(f" --{name} {getattr(args, name)}" for name in ("epochs", "lr") if getattr(args, name))
     return checkpoint.training | {
         "commands": [*checkpoint.training.get("commands", []), command],
         "fine-tuning": {stage: score.as_dict() for stage, score in scores.items()},
@@ -73,7 +74,6 @@ class FineTuning:
     def __init__(self, checkpoint: Checkpoint, recipe: Recipe, folder: Path, seed: int) -> None:
         self.config, self.recipe, self.seed = checkpoint.config, recipe, seed
         self.samples, self.held_back = (data.load_set(recipe, part, folder) for part in ("train", "val"))
-        self.steps = max(1, len(self.samples) // BATCH)
         folded = fold(checkpoint, seed=seed)
         chosen = np.random.default_rng(seed).choice(len(self.samples), min(PICTURES, len(self.samples)), replace=False)
         height, width = self.config.height, self.config.width
@@ -83,25 +83,27 @@ class FineTuning:
         self.teacher = rounded_model(folded, self.config, None)
         self.student = rounded_model(folded, self.config, self.start)
 
-    def train(self, epochs: int, rate: float) -> None:
+    def train(self, steps: int, rate: float) -> None:
         """Follow the teacher's soft labels on augmented pictures."""
-        total = epochs * self.steps
-        warmup = total // 10
+        warmup = steps // 10
         schedule = keras.optimizers.schedules.CosineDecay(
-            rate / 10, max(1, total - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
+            rate / 10, max(1, steps - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
         )
         self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=cross_entropy)
-        size, config = (self.config.height, self.config.width), self.config
-        alike = np.ones(config.classes, np.float32)
         losses: list[float] = []
-        with tqdm(total=total * BATCH, unit="pictures", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
-            for epoch in range(epochs):
-                batch = min(BATCH, len(self.samples))
-                for pixels, _ in data.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch):
-                    targets = ops.softmax(self.teacher.predict_on_batch(pixels))
-                    losses.append(float(self.student.train_on_batch(pixels, ops.convert_to_numpy(targets))))
-                    bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
-                    bar.update(batch)
+        bar = tqdm(islice(self._batches(), steps), total=steps, unit="steps", mininterval=_TOLD_EVERY)
+        for pixels in bar:
+            targets = ops.convert_to_numpy(ops.softmax(self.teacher.predict_on_batch(pixels)))
+            losses.append(float(self.student.train_on_batch(pixels, targets)))
+            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
+
+    def _batches(self) -> Iterator[NDArray[np.float32]]:
+        """Give augmented pictures without end."""
+        config, batch = self.config, min(BATCH, len(self.samples))
+        size, alike = (config.height, config.width), np.ones(config.classes, np.float32)
+        for epoch in count():
+            for pixels, _ in data.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch):
+                yield pixels
 
     def score(self, model: keras.Model) -> data.Scores:
         """Score teacher or student on the recipe's validation pictures."""

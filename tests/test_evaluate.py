@@ -61,6 +61,21 @@ def test_the_float_network_stands_beside_and_the_card_keeps_both(labelled: Path)
     assert scores["against"][0]["file"] == "tiny.npz"
 
 
+def test_a_recipe_says_which_pictures(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = {"images": "pictures", "labels": "labels"}
+    classes = [{"name": info.name, "color": list(info.color)} for info in tiny.CLASSES]
+    recipe = {"classes": classes, "train": [source], "val": [{**source, "only": "val.txt"}]}
+    (labelled / "recipe.json").write_text(json.dumps(recipe))
+    (labelled / "val.txt").write_text("0 2")
+    command = ["evaluate", str(labelled / "tiny.tflite"), "--recipe", str(labelled / "recipe.json")]
+    assert main([*command, "--data", str(labelled), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["images"] == 2 and told["miou"] == 1
+    assert main(command) == 2 and "--recipe with --data" in capsys.readouterr().err
+    (labelled / "recipe.json").write_text(json.dumps({**recipe, "classes": classes[::-1]}))
+    assert main([*command, "--data", str(labelled)]) == 2 and "other classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "labels", "says"),
     [
