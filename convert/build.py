@@ -120,10 +120,12 @@ class IntegerOps:
 
     def _readings(self, name: str, x: Tensor, ends: NDArray[np.float64]) -> Tensor:
         """Sum the rows of x with one ruler for each end: readings 0..1 of the sum's share of it, saturating at 1."""
-        key, width = f"rulers {ends.tobytes()!r}", x.shape[-1]
-        ones = constant("rulers", np.full((len(ends), width), 127, np.int8), 1 / (127 * ends))
+        key, width, scales = f"rulers {ends.tobytes()!r}", x.shape[-1], 1 / (127 * ends)
+        ones = constant("rulers", np.full((len(ends), width), 127, np.int8), scales)
+        # tflite-runtime 2.14 dies on Arm, and only there, where a FULLY_CONNECTED has no bias
+        zeros = constant(f"{name}/zeros", np.zeros(len(ends), np.int32), x.step * scales)
         return self.graph.add(
-            "FULLY_CONNECTED", (x, self._constants.setdefault(f"{key} {width}", ones)), name,
+            "FULLY_CONNECTED", (x, self._constants.setdefault(f"{key} {width}", ones), zeros), name,
             (*x.shape[:-1], len(ends)), scale=1 / 255, zero_point=-128,
             table="FullyConnectedOptions", keepNumDims=True,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from convert.files import draw_pictures
 from convert.fold import fold
 from convert.quantize import agreement, quantise
 from convert.verify import verify
-from models import Segmenter, card
+from models import Segmenter, card, names, resolve
 from tests import tiny
 
 
@@ -41,6 +41,12 @@ def test_the_file_is_integer_only_and_xnnpack_takes_the_work(converted: tuple[Ch
     assert report.integer_only and report.float_tensors == []
     assert not {"DEQUANTIZE", "SOFTMAX", "GELU", "RSQRT"} & set(report.operators)
     assert report.xnnpack_share > 0.9
+
+
+def test_every_fully_connected_has_a_bias(converted: tuple[Checkpoint, Path]) -> None:
+    for path in (converted[1], *map(resolve, names())):  # without one tflite-runtime 2.14 dies, but on Arm only
+        dense = [each for each in flatbuffer.unpack(path.read_bytes()).operators if each.kind == "FULLY_CONNECTED"]
+        assert [each.output.name for each in dense if len(each.inputs) < 3 or each.inputs[2] is None] == [], path.name
 
 
 def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, Path]) -> None:
