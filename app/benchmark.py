@@ -25,11 +25,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from app import device, report_page, trial
+from app import device, preference, report_page, trial
 from app.baselines import AGAINST, Rival, profile, rivals
 from app.live import positive
-from app.outputs import write_whole
-from app.preference import remember
+from app.outputs import begin, write_whole
 from app.sustained import sustain
 from app.trial import Trial
 from models import UserError, catalogue, names, resolve
@@ -114,11 +113,11 @@ def main(args: argparse.Namespace) -> int:
     if len({path.stem for path in models}) < len(models):
         raise UserError("Two of the models have the same name: rename one, rows are told apart by it.")
     threads = args.threads or thread_counts()
-    report_page.check(args.report)
+    refuse(models, args)
     with tempfile.TemporaryDirectory() as folder:
-        report = measure(plan(models, threads, rivals(models, args.against, Path(folder))))
-    if args.profile:
-        report["profiles"] = [profile(path, 1) for path in models]
+        rows = plan(models, threads, rivals(models, args.against, Path(folder)))
+        profiles = [profile(path, 1) for path in models] if args.profile else []
+        report = measure(rows) | ({"profiles": profiles} if profiles else {})
     if args.sustained:
         report["sustained"] = sustain(models[0], max(threads), 60 * args.sustained)
     print(report_page.text(report))
@@ -131,6 +130,19 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def refuse(models: Sequence[Path], args: argparse.Namespace) -> None:
+    """Raise `UserError` for what could only fail after minutes of measuring."""
+    report_page.check(args.report)
+    for path in models if args.record else ():
+        if not path.with_suffix(".json").is_file():
+            raise UserError(f"{path} has no card to record in: leave out --record, or name only models with a card.")
+        begin(path.with_suffix(".json")).unlink()
+    if args.best:
+        if not competitors(models):
+            raise UserError("No model has a score: `--best` chooses among integer files whose card has one.")
+        begin(preference.file()).unlink()
+
+
 def thread_counts() -> list[int]:
     """Return 1, 2, 4 ... up to the cores this process may use, the cores themselves included."""
     return sorted({cores(), *(2**power for power in range(cores().bit_length()))})
@@ -141,8 +153,10 @@ def plan(models: Sequence[Path], threads: Sequence[int], against: Iterable[Rival
     compared = list(against)
     rows = []
     for path in models:
-        own = "int8" if _details(path).get("verify", {}).get("integer_only") else "file"
-        files = [(own, path, "litert"), *((r.variant, r.path, r.engine) for r in compared if r.model == path)]
+        files = [
+            (_variant(path), path, "litert"),
+            *((r.variant, r.path, r.engine) for r in compared if r.model == path),
+        ]
         rows += [Row(path, *file, count) for count in threads for file in files]
     return rows
 
@@ -211,8 +225,6 @@ def record(models: Sequence[Path], report: dict[str, Any]) -> None:
     """Write the rows of each model that has a card into it, under "speed"."""
     for path in models:
         beside = path.with_suffix(".json")
-        if not beside.is_file():
-            raise UserError(f"{path} has no card to record in: leave out --record, or name only models with a card.")
         rows = [{key: row[key] for key in RECORDED} for row in report["rows"] if row["model"] == path.stem]
         pairs = [pair for pair in report["ratios"] if pair["model"] == path.stem]
         shared = {key: report[key] for key in ("device", "runtime", "noise")}
@@ -221,22 +233,26 @@ def record(models: Sequence[Path], report: dict[str, Any]) -> None:
 
 
 def keep_best(models: Sequence[Path], report: dict[str, Any], wanted: float) -> str:
-    """Choose the most accurate model that reaches a rate in 19 of 20 frames, make it the default, and say so.
-
-    Only models with the classes of the first one compete: scores of different classes cannot be compared.
-    """
-    rivals = {path.stem: path for path in models if _details(path).get("classes") == _details(models[0]).get("classes")}
-    scored = [row for row in report["rows"] if row["variant"] == "int8" and row["miou"] is not None]
-    rows = [row for row in scored if row["model"] in rivals]
-    if not rows:
-        raise UserError("No model with a score was measured: `--best` chooses among those whose card has one.")
+    """Choose the most accurate model that reaches a rate in 19 of 20 frames, make it the default, and say so."""
+    paths = competitors(models)
+    rows = [row for row in report["rows"] if row["variant"] == "int8" and row["model"] in paths]
     enough = [row for row in rows if 1000 / row["p95_ms"] >= wanted]
     best = max(enough, key=lambda row: (row["miou"], -row["threads"])) if enough else min(rows, key=_slowness)
-    path = rivals[best["model"]]
-    kept = remember(path.stem if path.parent == catalogue.FOLDER else str(path.resolve()), best["threads"])
+    path = paths[best["model"]]
+    kept = preference.remember(path.stem if path.parent == catalogue.FOLDER else str(path.resolve()), best["threads"])
     told = f"{path.stem} on {best['threads']} threads: {best['fps']:.1f} FPS, mIoU {100 * best['miou']:.1f} %"
     found = "Best" if enough else f"Nothing reaches {wanted:g} FPS here; the fastest"
     return f"{found}: {told}. Now the default ({kept})."
+
+
+def competitors(models: Iterable[Path]) -> dict[str, Path]:
+    """Return the proven models whose card has a score, by name.
+
+    Only those with the classes of the first one compete: scores of different classes cannot be compared.
+    """
+    found = {path.stem: path for path in models if _variant(path) == "int8" and _score(path, "int8") is not None}
+    classes = [_details(path)["classes"] for path in found.values()]
+    return {name: path for (name, path), told in zip(found.items(), classes, strict=True) if told == classes[0]}
 
 
 def _slowness(row: dict[str, Any]) -> float:
@@ -257,6 +273,10 @@ def _details(path: Path) -> dict[str, Any]:
     """Return a file's card, or nothing where it has none."""
     beside = path.with_suffix(".json")
     return catalogue.card(path).details if beside.is_file() else {}
+
+
+def _variant(path: Path) -> str:
+    return "int8" if _details(path).get("verify", {}).get("integer_only") else "file"
 
 
 def _score(path: Path, variant: str) -> float | None:

@@ -191,6 +191,7 @@ def test_a_sustained_run_keeps_burst_and_steady_apart(tiny: Path, monkeypatch: p
         ["--model", "{folder}/twin/fine.tflite", "--against", "float32"],
         ["--model", "{folder}/twin/fine.tflite", "--record"],
         ["--model", "{folder}/twin/fine.tflite", "--best", "10"],
+        ["--model", "{folder}/unproven.tflite", "--best", "10"],
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -198,7 +199,11 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(benchmark, "ROUNDS", 2)
     monkeypatch.setattr(benchmark, "SECONDS", 0.0)
-    monkeypatch.setattr(trial, "run", trial.run if "README.md" in words else lambda *_: trial_of(1.0))
+    if "README.md" not in words:  # a file that only its runtime refuses
+        monkeypatch.setattr(benchmark, "measure", lambda rows: pytest.fail("minutes of measuring before the error"))
+    (shipped / "unproven.tflite").write_bytes((shipped / "fine.tflite").read_bytes())
+    details = json.loads((shipped / "fine.json").read_text()) | {"verify": {}}
+    (shipped / "unproven.json").write_text(json.dumps(details))
     (shipped / "twin").mkdir()
     (shipped / "twin" / "fine.tflite").write_bytes((shipped / "fine.tflite").read_bytes())
     assert bench("--threads", 1, *(word.format(folder=shipped) for word in words)) == 2
