@@ -12,6 +12,7 @@ from models import UserError
 COMMANDS = {
     "live": ("app.live", "segment a camera or a clip, in a window or without one (the default)"),
     "soak": ("app.soak", "run the live loop for long and check its speed and memory"),
+    "web": ("app.web", "the page that segments the cameras, pictures and clips of its visitors"),
     "models": ("app.catalogue", "list the models that can be run"),
     "benchmark": ("app.benchmark", "measure speed and memory on this device"),
     "compare": ("app.compare", "hold two benchmark reports against each other"),

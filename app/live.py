@@ -4,6 +4,7 @@ examples:
   python run_demo.py                                       the first camera there is, or the bundled clip
   python run_demo.py --source clip.mp4 --show none --save out.mp4 --report report.json
   python run_demo.py --source 0 --mode blur                background out of focus
+  python run_demo.py --show web --host 0.0.0.0             in the browsers of this network
 
 Keys in the window: h shows them all.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import cv2
 
-from app import device
+from app import device, web
 from app.camera import Camera
 from app.controls import Controls
 from app.meter import Figures
@@ -31,7 +32,7 @@ from app.overlay import Painter
 from app.pipeline import Pipeline, Result, warm_up
 from app.preference import preferred
 from app.sources import Pictures, open_source
-from app.window import Window, obstacle
+from app.window import Surface, Window, obstacle
 from models import Card, Segmenter, UserError
 
 log = logging.getLogger("app")
@@ -47,9 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model, threads = preferred()
     add("--model", default=model, help="a shipped model's name or a .tflite file (default: %(default)s)")
     add("--threads", type=positive, default=threads, metavar="N", help="of the network (default: the cores, at most 4)")
-    add("--show", choices=("auto", "window", "none"), default="auto", help="auto: a window where there is a display")
+    add("--show", choices=("auto", "window", "web", "none"), default="auto", help="auto: a window where a display is")
     add("--frames", type=positive, metavar="N", help="end after so many frames")
-    add("--save", type=Path, metavar="PATH", help="annotated .mp4 or .avi, last picture .png or .jpg, or a folder")
+    add(
+        "--save",
+        type=Path,
+        metavar="PATH",
+        help="annotated .mp4, .avi, .webm, last picture .png, .jpg, or a folder",
+    )
     add("--masks", type=Path, metavar="PATH", help="class maps: a folder of PNGs, or one .json with COCO RLE")
     add("--csv", type=Path, metavar="PATH", help="a row per frame: time, stages, class shares")
     add("--report", type=Path, metavar="PATH", help="figures of the run as .json")
@@ -61,11 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     switch = argparse.BooleanOptionalAction
     add("--smooth", action=switch, default=True, help="steady labels over time (default)")
     add("--edges", action=switch, default=True, help="masks follow the picture's edges (default)")
+    web.configure_door(parser.add_argument_group("the page of --show web"))
 
 
 def main(args: argparse.Namespace) -> int:
     """Run until the source ends, the frames are done, or the user quits; print the summary."""
-    window_wanted = _screen(args.show)
+    windowed = _windowed(args.show)
     segmenter = Segmenter(args.model, args.threads)
     view = View(args.mode, args.opacity, args.contour, _classes(args.chosen, segmenter.card))
     if args.background:
@@ -79,15 +86,16 @@ def main(args: argparse.Namespace) -> int:
     keeping = any((args.save, args.masks, args.csv))
     camera = Camera(
         source,
-        live=source.live or (window_wanted and not keeping),
-        loop=window_wanted and args.source == "auto" and not keeping,
+        live=source.live or (windowed and not keeping),
+        loop=windowed and (args.source == "auto" or args.show == "web") and not keeping,
         limit=args.frames,
     )
     pipeline = Pipeline(camera, segmenter, limit=args.frames, smooth=args.smooth, refine=args.edges)
     with ExitStack() as stack:
         stack.enter_context(pipeline)
         outputs = [stack.enter_context(output) for output in _outputs(args, source.fps)]
-        session = Session(pipeline, view, outputs, window_wanted)
+        window = _surface(args, stack) if windowed else None
+        session = Session(pipeline, view, outputs, window)
         stack.callback(session.close)
         stack.enter_context(_Signals(session))
         session.run()
@@ -105,22 +113,27 @@ class Session:
         pipeline: where results come from.
         view: what is drawn.
         outputs: what takes every result.
-        windowed: whether to open a window.
+        window: where pictures are shown, or None; closed with the session.
     """
 
-    def __init__(self, pipeline: Pipeline, view: View, outputs: Sequence[Output], windowed: bool) -> None:
+    def __init__(self, pipeline: Pipeline, view: View, outputs: Sequence[Output], window: Surface | None) -> None:
         self.pipeline, self.view, self.outputs = pipeline, view, outputs
         self.controls = Controls(view, pipeline)
         self.stopped = False
-        self._painter, self._window = Painter(), Window() if windowed else None
+        self._painter, self._window = Painter(), window
         self._last: Result | None = None
         self._told = time.perf_counter()
 
     def run(self) -> None:
         """Go on until the pipeline has ended, the user quits, or `stopped` is set; a picture in a window stays."""
         still = self._window is not None and isinstance(self.pipeline.camera.source, Pictures)
+        rested = False
         while not self.stopped and not self.controls.quit and (still or not self.pipeline.ended):
-            result = None if self.controls.paused else self.pipeline.poll()
+            resting = self._resting()
+            result = None if self.controls.paused or resting else self.pipeline.poll()
+            if rested and result:
+                result, rested = None, False  # it was under way when the last viewer left: old by now
+            rested = rested or resting
             if result:
                 self._deliver(result)
                 self._tell(result.figures)
@@ -137,7 +150,7 @@ class Session:
     def _deliver(self, result: Result) -> None:
         clock, self._last = self.pipeline.meter.clock, result
         start = clock()
-        hint = "h: help" if self._window else ""
+        hint = self._window.hint if self._window else ""
         picture = self._painter.paint(result, self.view, self.controls.notices(), hint)
         painted = clock()
         if self._window:
@@ -152,9 +165,14 @@ class Session:
     def _idle(self) -> None:
         """Keep the window alive, and let changes of the view be seen, while no new frame comes."""
         if self._last and self._window:
-            self._window.show(self._painter.paint(self._last, self.view, self.controls.notices(), "h: help"))
-        if self.controls.paused or self.pipeline.ended:
+            self._window.show(self._painter.paint(self._last, self.view, self.controls.notices(), self._window.hint))
+        if self.controls.paused or self.pipeline.ended or self._resting():
             time.sleep(IDLE_REPAINT)
+
+    def _resting(self) -> bool:
+        """Tell whether nobody looks at the page and nothing is kept: then there is no need to segment."""
+        unseen = self._window is not None and not self._window.watched
+        return unseen and not self.outputs and self.pipeline.limit is None
 
     def _heed(self) -> None:
         if not self._window:
@@ -236,14 +254,20 @@ def _outputs(args: argparse.Namespace, fps: float) -> Iterator[Output]:
         yield Rows(args.csv)
 
 
-def _screen(show: str) -> bool:
-    """Decide whether there will be a window; say what happens instead where there cannot be one."""
+def _windowed(show: str) -> bool:
+    """Decide whether there will be a window or a page; say what happens instead where there cannot be a window."""
+    if show == "web":
+        return True
     problem = None if show == "none" else obstacle()
     if problem and show == "window":
         raise UserError(f"No window can be shown: {problem}; use `--show none` with `--save` or `--report`.")
     if problem:
         log.info("No window (%s): running without one; `--save PATH` keeps the pictures.", problem)
     return show != "none" and problem is None
+
+
+def _surface(args: argparse.Namespace, stack: ExitStack) -> Surface:
+    return stack.enter_context(web.screen(args)) if args.show == "web" else Window()
 
 
 def _classes(chosen: Sequence[str], card: Card) -> frozenset[int]:

@@ -103,10 +103,11 @@ def _side(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:
 
 
 def _blur(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:
-    height, width = frame.shape[:2]
-    small = cv2.resize(frame, (width * BLURRED_HEIGHT // height or 1, BLURRED_HEIGHT), interpolation=cv2.INTER_AREA)
-    blurred = cv2.resize(cv2.blur(small, (5, 5)), (width, height), interpolation=cv2.INTER_LINEAR)
-    return _before(frame, blurred, classes, view)  # type: ignore[arg-type]
+    return _before(frame, _blurred(frame), classes, view)
+
+
+def _hide(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:
+    return _before(_blurred(frame), frame, classes, view)
 
 
 def _replace(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:
@@ -118,6 +119,12 @@ def _cutout(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:
     cells = np.indices((16 * height // width or 1, 16)).sum(axis=0) % 2  # the chequers that stand for "nothing there"
     board = np.where(cells[..., None], 205, 245).astype(np.uint8).repeat(3, axis=2)
     return _before(frame, cv2.resize(board, (width, height), interpolation=cv2.INTER_NEAREST), classes, view)  # type: ignore[arg-type]
+
+
+def _blurred(frame: Frame) -> Frame:
+    height, width = frame.shape[:2]
+    small = cv2.resize(frame, (width * BLURRED_HEIGHT // height or 1, BLURRED_HEIGHT), interpolation=cv2.INTER_AREA)
+    return cv2.resize(cv2.blur(small, (5, 5)), (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
 def _before(frame: Frame, backdrop: Frame, classes: ClassMap, view: View) -> Frame:
@@ -149,6 +156,7 @@ def _palette(card: Card) -> NDArray[np.uint8]:
 MODES: dict[str, tuple[Callable[[Frame, ClassMap, Card, View], Frame], str]] = {
     "overlay": (_overlay, "classes in their colours"),
     "blur": (_blur, "background out of focus"),
+    "hide": (_hide, "the classes out of focus"),
     "replace": (_replace, "another background"),
     "cutout": (_cutout, "the classes alone"),
     "side": (_side, "camera and overlay side by side"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.pipeline import Result
 from models import Frame, UserError
 
-VIDEOS = {".mp4": "mp4v", ".avi": "MJPG"}  # encoders that come with every OpenCV wheel
+VIDEOS = {".mp4": "mp4v", ".avi": "MJPG", ".webm": "VP80"}  # encoders that come with every OpenCV wheel
 PICTURES = {".png", ".jpg", ".jpeg"}
 LONGEST_STILL = 2.0  # seconds that one picture may stand in a video when the camera pauses
 
@@ -50,7 +50,7 @@ class Output(ABC):
 
 
 class Video(Output):
-    """A video of the annotated pictures, .mp4 or .avi, with the size of the first and a constant rate.
+    """A video of the annotated pictures, .mp4, .avi or .webm, with the size of the first and a constant rate.
 
     Frames of a clip are written one by one; a camera's are repeated or left out so that time runs true.
     """

@@ -79,8 +79,8 @@ def html(report: dict[str, Any]) -> str:
     rows = report["rows"]
     sections = [
         ("Speed and memory", _html_table(_cells(rows))),
-        ("Latency", plots.strips([(_title(row), row["times_ms"]) for row in rows], "ms, logarithmic")),
-        ("Memory", _memory(rows)),
+        ("Latency", latency(rows)),
+        ("Memory", memory(rows)),
         ("Accuracy against latency", _pareto(rows)),
     ]
     if report["ratios"]:
@@ -141,7 +141,13 @@ def _title(row: dict[str, Any]) -> str:
     return f"{row['model']} {row['variant']}, {row['threads']} threads"
 
 
-def _memory(rows: Sequence[dict[str, Any]]) -> str:
+def latency(rows: Sequence[dict[str, Any]]) -> str:
+    """Draw how long the runs of each row took, as SVG."""
+    return plots.strips([(_title(row), row["times_ms"]) for row in rows], "ms, logarithmic")
+
+
+def memory(rows: Sequence[dict[str, Any]]) -> str:
+    """Draw the memory of each row's process before and with its model, as SVG; "" where the system does not tell."""
     told = [row for row in rows if row["rss_mb"] is not None]
     parts = [(_title(row), [row["before_mb"], row["rss_mb"] - row["before_mb"]]) for row in told]
     return plots.bars(parts, ["before the file was opened", "with it running"], "RSS, MB") if parts else ""

@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     camera = Camera(open_source(args.source), live=False, loop=True, limit=args.frames)
     watch = MemoryWatch()
     with Pipeline(camera, segmenter, limit=args.frames, refine=args.edges) as pipeline:
-        Session(pipeline, View(), [watch], windowed=False).run()
+        Session(pipeline, View(), [watch], None).run()
     figures = pipeline.meter.summary()
     found = verdicts(figures, watch.samples)
     print(summary(figures, segmenter, args.source, []))

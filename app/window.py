@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Protocol
 
 import cv2
 
@@ -36,12 +37,35 @@ def has_windows() -> bool:
     return not any(words[:1] == ["GUI:"] and words[1:] == ["NONE"] for words in lines)
 
 
-class Window:
-    """One resizable window that keeps the picture's proportions.
+class Surface(Protocol):
+    """Where a live session shows its pictures: a window, or a page for any number of browsers."""
 
-    Attributes:
-        closed: the user closed it.
-    """
+    @property
+    def closed(self) -> bool:
+        """The user closed it."""
+
+    @property
+    def watched(self) -> bool:
+        """Somebody may be looking."""
+
+    @property
+    def hint(self) -> str:
+        """What to say on the picture about keys."""
+
+    def show(self, picture: Frame) -> None:
+        """Show an HxWx3 uint8 BGR picture."""
+
+    def events(self) -> tuple[str, list[tuple[int, int]]]:
+        """Return the key pressed ("" for none) and the clicks, x and y in the picture."""
+
+    def close(self) -> None:
+        """Take it away."""
+
+
+class Window:
+    """One resizable window that keeps the picture's proportions, a `Surface`."""
+
+    watched, hint = True, "h: help"
 
     def __init__(self) -> None:
         self.closed = False

@@ -1,0 +1,161 @@
+"""The server of the page: Gradio's own, with a few addresses more, behind the same login and within the same limits."""
+
+import contextlib
+import io
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from app import https
+from app.web import live
+from app.web.engine import Engine
+from app.web.pictures import UPLOAD_MB
+from app.web.screen import Screen
+from models import UserError
+
+# Read by Gradio when it is imported: it would tell its makers about each start, and look for news.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# Gradio asks its own server whether it is there: that must not go through a proxy.
+os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "localhost,127.0.0.1,0.0.0.0"]))
+
+HERE = Path(__file__).parent
+FILES = {  # what the page is made of besides Gradio: nothing else is served from this folder
+    "live.js": (HERE / "site" / "live.js", "text/javascript"),
+    "style.css": (HERE / "site" / "style.css", "text/css"),
+    "icon.svg": (HERE.parent / "phone" / "site" / "icons" / "icon.svg", "image/svg+xml"),
+}
+HEAD = """
+<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
+<link rel="stylesheet" href="page/style.css"><script type="module" src="page/live.js"></script>
+"""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where and for whom the page is served.
+
+    `host` None means this machine only, with `secure` everybody; `port` 0 is any free one; `login` is (user, password).
+    """
+
+    host: str | None = None
+    port: int = 7860
+    secure: bool = False
+    share: bool = False
+    login: tuple[str, str] | None = None
+
+
+class Guarded(APIRoute):
+    """A route behind the page's login, whose `UserError`s are answered in a sentence."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """Wrap the route's own handler."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            if not signed_in(request):
+                return JSONResponse({"error": "Sign in first."}, 401)
+            try:
+                return await handle(request)
+            except UserError as error:
+                return JSONResponse({"error": str(error)}, 400)
+
+        return guarded
+
+
+def signed_in(request: Request) -> bool:
+    """Tell whether Gradio's login, where there is one, knows this visitor."""
+    app = request.app
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return app.auth is None or any(request.cookies.get(name) in app.tokens for name in names)
+
+
+@contextmanager
+def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterator[str]:
+    """Serve the page as long as the block lasts; gives its address.
+
+    Raises:
+        UserError: the port is taken, or no public link could be made.
+
+    Everything visitors bring lies in a folder of its own, which goes with the server.
+    """
+    host = door.host or ("0.0.0.0" if door.secure else "127.0.0.1")
+    port = door.port or _free_port(host)
+    with TemporaryDirectory(prefix="edge-segmenter-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")
+        blocks = _page(door, host, port, engine, screen, Path(folder))
+        try:
+            _launch(blocks, door, host, port)
+            _add_routes(blocks.app, engine, screen)
+            yield blocks.share_url or https.page(host, port, door.secure)
+        finally:
+            engine.close()
+            with contextlib.redirect_stdout(io.StringIO()):  # "Closing server running on port"
+                if getattr(blocks, "server", None):
+                    blocks.server.config.timeout_graceful_shutdown = 1  # visitors' open connections are not waited for
+                blocks.close(verbose=False)
+
+
+def _page(door: Door, host: str, port: int, engine: Engine, screen: Screen | None, folder: Path) -> Any:
+    from app.web.page import Page
+
+    address = https.page(host, port, door.secure)
+    here = address.split("//")[1].startswith(("127.", "localhost", "[::1]"))
+    qr = "" if here else https.qr_picture(address)
+    return Page(engine, folder, screen is not None, "" if here else address, qr, door.secure).build()
+
+
+def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
+    from app.web.page import theme
+
+    files = https.certificate() if door.secure else None
+    said = io.StringIO()  # Gradio prints, for a terminal, what we word ourselves
+    try:
+        with contextlib.redirect_stdout(said):
+            blocks.launch(
+                server_name=host, server_port=port, share=door.share, auth=door.login, quiet=True, inline=False,
+                prevent_thread_lock=True, ssl_certfile=files and str(files.cert), ssl_keyfile=files and str(files.key),
+                ssl_verify=False, max_file_size=UPLOAD_MB * 1_000_000, state_session_capacity=100, ssr_mode=False,
+                run_history=False, enable_monitoring=False, footer_links=["api", "settings"], theme=theme(), head=HEAD,
+                favicon_path=str(HERE.parent / "phone" / "site" / "icons" / "icon-192.png"),
+            )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"Cannot listen on {host}:{port} ({error}): choose another --port or --host.") from None
+    if door.share and not blocks.share_url:
+        raise UserError(
+            "No public link: this machine does not reach Gradio's share server. Check the network, or use --https, "
+            "which needs none beyond your own."
+        )
+
+
+def _add_routes(app: Any, engine: Engine, screen: Screen | None) -> None:
+    router = APIRouter(route_class=Guarded)
+    live.add_routes(router, engine)
+    if screen:
+        screen.add_routes(router)
+    app.include_router(router)
+    app.add_api_route("/page/{name}", _file)
+
+
+def _file(name: str) -> Response:
+    if name not in FILES:
+        return Response(status_code=404)
+    path, kind = FILES[name]
+    return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise UserError(f"Cannot listen on {host} ({error}): choose another --host.") from None
+        return int(probe.getsockname()[1])
