@@ -1,8 +1,9 @@
 """The page itself: what a visitor sees, in Gradio, and what its API offers under the same names."""
 
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import gradio as gr
 import numpy as np
 
 from app.modes import MODES
-from app.sources import SAMPLE
+from app.outputs import VIDEOS
+from app.sources import SAMPLE, open_source
 from app.web.engine import Engine
 from app.web.pictures import CLIP_SECONDS, open_data_url, open_picture
 from app.web.tasks import Look, Tasks
@@ -24,20 +26,14 @@ WORDS = {"overlay": "Colours", "blur": "Blur rest", "hide": "Blur it", "replace"
 CAMERA_KEYS = {"m": "Next mode", "n": "Next model", "c": "Outlines", "s": "Steady", "e": "Sharp edges", "i": "Figures",
                "-": "Fainter", "+": "Stronger", "0": "All classes"}  # fmt: skip
 EXAMPLES = (10, 48, 120)  # frames of the bundled clip
-HOLLOW = "Bring a picture, or take an example."
 
 
-def _bring(component: Any, opener: Callable[[Any], Any]) -> Any:
-    """Have a component hand on what `opener` makes of an upload, instead of decoding or converting it itself.
+def _as_brought(component: Any) -> Any:
+    """Have a component hand on an upload as it is, for us to check, instead of decoding or converting it itself.
 
     Set on the one component, since Gradio writes a file beside the source of each subclass.
     """
-
-    def preprocess(payload: Any) -> Any:
-        with _told():
-            return None if payload is None else opener(payload)
-
-    component.preprocess = preprocess
+    component.preprocess = lambda payload: payload
     return component
 
 
@@ -65,16 +61,12 @@ class Page:
         engine: the models on offer.
         folder: for files that are handed out, and for the examples.
         camera: whether the live session's own camera is shown.
-        address: where a phone finds this page, "" where it does not.
-        qr: its QR code as SVG.
-        secure: whether that address gives phones their cameras.
+        address: of this page.
+        qr: the address as a QR code in SVG, for phones; "" where none could reach it.
     """
 
-    def __init__(
-        self, engine: Engine, folder: Path, camera: bool = False, address: str = "", qr: str = "", secure: bool = False
-    ) -> None:
-        self._engine, self._camera = engine, camera
-        self._address, self._qr, self._secure = address, qr, secure
+    def __init__(self, engine: Engine, folder: Path, address: str, qr: str = "", camera: bool = False) -> None:
+        self._engine, self._address, self._qr, self._camera = engine, address, qr, camera
         self._first = next(iter(engine.cards.values()))
         for name in ("made", "examples"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -104,7 +96,7 @@ class Page:
                 with gr.Tab("Phone", id="phone"):
                     _html(self._phone())
                 with gr.Tab("API", id="api"):
-                    gr.Markdown(API.replace("ADDRESS", self._address or "http://127.0.0.1:7860/"))
+                    gr.Markdown(API.replace("ADDRESS", self._address))
             told = functools.partial(gr.on, [self._model.change], queue=False, api_visibility="private")
             told(lambda name: card_html(self._engine.cards[name]), self._model, card, show_progress="hidden")
             told(None, self._model, js="(name) => { window.edgeModel = name; }")
@@ -114,16 +106,16 @@ class Page:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 brought = gr.Image(label="Picture", sources=["upload", "clipboard"], elem_id="picture-in", height=330)
-                _bring(brought, _open_picture)
-                gr.Examples(self._stills(), brought, label="Examples", example_labels=None)
-                look = self._look()
+                _as_brought(brought)
+                gr.Examples(self._stills(), brought, label="Examples")
             with gr.Column(scale=1, min_width=300):
                 drawn = gr.Image(
                     label="Click a class to choose it", interactive=False, format="jpeg", elem_id="picture-out",
                     buttons=["download", "fullscreen"],
                 )  # fmt: skip
+                look = self._look()
                 shares = gr.Label(label="Shares of the picture", num_top_classes=6, show_heading=False)
-                files = gr.File(label="To take home", file_count="multiple", height=120)
+                files = gr.File(label="To take home", file_count="multiple", height=130)
         mask = gr.State(None)  # the class ids as PNG, for clicks
         inputs, outputs = [brought, self._model, *look], [drawn, shares, files, mask]
         settings = {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": drawn}
@@ -147,16 +139,16 @@ class Page:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 brought = gr.Video(label=f"Clip, at most {CLIP_SECONDS} s", sources=["upload"], height=330)
-                _bring(brought, lambda payload: Path(payload.path))
+                _as_brought(brought)
                 gr.Examples([[str(self._sample())]], brought, label="Examples")
+                look = self._look()
+            with gr.Column(scale=1, min_width=300):
                 with gr.Row():
                     go = gr.Button("Segment the clip", variant="primary")
                     stop = gr.Button("Stop")
-                look = self._look()
-            with gr.Column(scale=1, min_width=300):
                 drawn = gr.Video(label="Segmented", interactive=False, autoplay=True, elem_id="video-out", height=400)
                 words = gr.Markdown(elem_id="video-words")
-                table = gr.File(label="Shares of each frame as CSV")
+                table = gr.File(label="Shares of each frame as CSV", height=110)
         inputs, outputs = [brought, self._model, *look], [drawn, table, words]
         run = go.click(
             self._segment_clip, inputs, outputs, api_name="segment_clip", concurrency_limit=1, show_progress_on=drawn
@@ -198,14 +190,17 @@ class Page:
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
-    def _segment(self, picture: Frame | None, model: str, *look: Any) -> Any:
+    def _segment(
+        self, picture: Any, model: str, mode: str, classes: list[str], opacity: float, contour: bool, edges: bool,
+        background: str, colour: str,
+    ) -> Any:  # fmt: skip
         """Segment a picture: the drawn picture, each class's share, and files (picture and PNG mask of class ids)."""
         if picture is None:
             return None, None, None, None
         with _told():
-            wanted = Look(*look)
-            done = self._tasks.picture(picture, model, wanted)
-            files = self._tasks.files(picture, done, wanted, model)
+            look, frame = Look(mode, classes, opacity, contour, edges, background, colour), _open_picture(picture)
+            done = self._tasks.picture(frame, model, look)
+            files = self._tasks.files(frame, done, look, model)
         mask = cv2.imencode(".png", done.classes)[1].tobytes()
         return done.drawn[..., ::-1], done.shares, files, mask
 
@@ -221,32 +216,28 @@ class Page:
         return [] if label == 0 else [*(set(chosen) ^ {name})]
 
     def _segment_many(
-        self,
-        paths: list[str] | None,
-        model: str,
-        *look: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
+        self, pictures: list[str] | None, model: str, mode: str, classes: list[str], opacity: float, contour: bool,
+        edges: bool, background: str, colour: str, progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:  # fmt: skip
         """Segment several pictures: a gallery, and a ZIP of pictures, masks and a table of shares."""
         with _told():
-            if not paths:
-                raise UserError(HOLLOW)
-            frames = [(Path(path).name, functools.partial(open_picture, Path(path))) for path in paths]
-            return self._tasks.pictures(frames, model, Look(*look), lambda part, text: progress(part, desc=text))
+            if not pictures:
+                raise UserError("Bring some pictures first.")
+            look = Look(mode, classes, opacity, contour, edges, background, colour)
+            frames = [(Path(path).name, functools.partial(open_picture, Path(path))) for path in pictures]
+            return self._tasks.pictures(frames, model, look, lambda part, text: progress(part, desc=text))
 
     def _segment_clip(
-        self,
-        clip: Path | None,
-        model: str,
-        *look: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Iterator[Any]:
+        self, clip: Any, model: str, mode: str, classes: list[str], opacity: float, contour: bool, edges: bool,
+        background: str, colour: str, progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Any]:  # fmt: skip
         """Segment a clip: the drawn video (WebM), a CSV of shares frame by frame, and a sentence on its speed."""
         with _told():
             if clip is None:
                 raise UserError("Bring a clip, or take the example.")
+            look = Look(mode, classes, opacity, contour, edges, background, colour)
             for video, table, words in self._tasks.clip(
-                clip, model, Look(*look), lambda part, text: progress(part, desc=text)
+                Path(clip.path), model, look, lambda part, text: progress(part, desc=text)
             ):
                 yield video or None, table or None, words
 
@@ -267,23 +258,24 @@ class Page:
 
     def _stills(self) -> list[list[str]]:
         """Take the example pictures from the bundled clip."""
-        clip, stills = cv2.VideoCapture(str(SAMPLE)), []
-        for number in EXAMPLES:
-            clip.set(cv2.CAP_PROP_POS_FRAMES, number)
-            read, frame = clip.read()
-            if read:
+        stills = []
+        for number, frame in enumerate(_frames(SAMPLE)):
+            if number in EXAMPLES:
                 cv2.imwrite(str(still := self._examples / f"example-{number}.jpg"), frame)
                 stills.append([str(still)])
-        clip.release()
         return stills
 
     def _sample(self) -> Path:
-        copy = self._examples / SAMPLE.name
-        copy.write_bytes(SAMPLE.read_bytes())
-        return copy
+        """Make the example clip: the bundled one in a form that browsers play, small."""
+        path, size = self._examples / "example.webm", (320, 240)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*VIDEOS[path.suffix]), 25 / 3, size)
+        for frame in itertools.islice(_frames(SAMPLE), 0, 75, 3):
+            writer.write(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+        writer.release()
+        return path
 
     def _phone(self) -> str:
-        if not self._address:
+        if not self._qr:
             return (
                 "<div class='join'><div><p>Only this machine sees the page now. To open it on a phone in the same "
                 "network, start it with</p><p><code>python run_demo.py web --https</code></p><p class='note'>Phones "
@@ -293,13 +285,20 @@ class Page:
         return (
             f"<div class='join'><div class='qr'>{self._qr}</div><div><p class='address'>{escape(self._address)}</p>"
             f"<p>Scan the code with the phone's camera, in the same network as this machine.</p>"
-            f"<p class='note'>{CERTIFICATE if self._secure else INSECURE}</p></div></div>"
+            f"<p class='note'>{CERTIFICATE if self._address.startswith('https') else INSECURE}</p></div></div>"
         )
 
 
 def _html(value: str = "", **settings: Any) -> gr.HTML:
     """Put HTML on the page that is styled by our own sheet only."""
     return gr.HTML(value, apply_default_css=False, padding=False, js_on_load=None, **settings)
+
+
+def _frames(clip: Path) -> Iterator[Frame]:
+    source = open_source(clip)
+    while (frame := source.read()) is not None:
+        yield frame
+    source.close()
 
 
 def card_html(card: Card) -> str:
@@ -365,6 +364,8 @@ def theme() -> gr.themes.Base:
     return base.set(
         body_background_fill="#f7f5f2", body_background_fill_dark="#111317",
         block_background_fill="#fff", block_background_fill_dark="#1a1d23",
+        input_background_fill="#fff", input_background_fill_dark="#22262e",
+        input_border_width="1px", input_border_color="#e3dfd9", input_border_color_dark="#363b46",
         block_border_color="#e3dfd9", block_border_color_dark="#2b2f38",
         button_primary_background_fill="#c23a20", button_primary_background_fill_dark="#ff7a59",
         button_primary_background_fill_hover="#a93019", button_primary_background_fill_hover_dark="#ff8e72",

@@ -1,6 +1,5 @@
 """What visitors bring: pictures and clips, checked before anything large is decoded."""
 
-import binascii
 import io
 import warnings
 from base64 import b64decode
@@ -16,7 +15,7 @@ from models import Frame, UserError
 UPLOAD_MB = 100  # a file; 10^6 bytes
 PICTURE_PIXELS = 50_000_000  # width x height as the file's head tells
 PICTURE_SIDE = 2048  # px; larger pictures are scaled to it
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 FRAME_BYTES, FRAME_SIDE = 2_000_000, 1280  # of one live frame, a JPEG
 CLIP_SECONDS, CLIP_SIDE = 120, 1920
 
@@ -63,7 +62,7 @@ def open_data_url(url: str) -> Frame:
     """Read a picture from a `data:image/...;base64,...` address, as `open_picture` does."""
     try:
         content = b64decode(url.partition(",")[2], validate=True)
-    except binascii.Error:
+    except ValueError:
         raise UserError("This data: address is not base64: send data:image/jpeg;base64,... .") from None
     return open_picture(content)
 

@@ -88,7 +88,7 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
     Everything visitors bring lies in a folder of its own, which goes with the server.
     """
     host = door.host or ("0.0.0.0" if door.secure else "127.0.0.1")
-    port = door.port or _free_port(host)
+    port = _port(host, door.port)
     with TemporaryDirectory(prefix="edge-segmenter-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")
         blocks = _page(door, host, port, engine, screen, Path(folder))
@@ -109,8 +109,7 @@ def _page(door: Door, host: str, port: int, engine: Engine, screen: Screen | Non
 
     address = https.page(host, port, door.secure)
     here = address.split("//")[1].startswith(("127.", "localhost", "[::1]"))
-    qr = "" if here else https.qr_picture(address)
-    return Page(engine, folder, screen is not None, "" if here else address, qr, door.secure).build()
+    return Page(engine, folder, address, "" if here else https.qr_picture(address), screen is not None).build()
 
 
 def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
@@ -152,10 +151,13 @@ def _file(name: str) -> Response:
     return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
 
 
-def _free_port(host: str) -> int:
+def _port(host: str, wanted: int) -> int:
+    """Check that a port can be listened on, or find a free one for 0; Gradio would not say which."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, 0))
+            probe.bind((host, wanted))
         except OSError as error:
-            raise UserError(f"Cannot listen on {host} ({error}): choose another --host.") from None
+            reason = error.strerror or error
+            raise UserError(f"Cannot listen on {host}:{wanted} ({reason}): choose another --port or --host.") from None
         return int(probe.getsockname()[1])
