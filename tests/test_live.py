@@ -228,6 +228,7 @@ class FakeWindow:
 
     script: Iterator[tuple[str, list[tuple[int, int]]]]
     shown: list[np.ndarray]
+    watched, hint = True, "h: help"
 
     def __init__(self) -> None:
         self.closed = False
