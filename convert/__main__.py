@@ -1,4 +1,4 @@
-"""The command line of the converter: `python -m convert train | quantize | verify | evaluate | baseline | profile`."""
+"""The command line of the converter: `python -m convert STEP`, the steps being those below."""
 
 import argparse
 import importlib
@@ -12,6 +12,7 @@ STEPS = {
     "train": "pictures and labels -> checkpoint",
     "quantize": "checkpoint and a few pictures -> integer-only .tflite with its card",
     "verify": "prove that a .tflite file is integer-only",
+    "sqnr": "show where the accuracy goes, tensor by tensor",
     "evaluate": "score a .tflite file on labelled pictures",
     "baseline": "checkpoint or integer file -> float32, dynamic-range or stock int8 .tflite, to compare with",
     "profile": "time every operator of a .tflite file",

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from convert import flatbuffer, onnx_file
 from convert.checkpoint import Checkpoint, Config
 from convert.files import draw_pictures, write_whole
-from convert.fold import Matrix, unfold
+from convert.fold import Folded, Matrix, unfold
 from convert.graph import Tensor
 from models import UserError, card
 
@@ -65,16 +65,23 @@ def dequantise(path: Path) -> Checkpoint:
     Raises:
         UserError: no such file, or not one that `convert quantize` wrote.
     """
+    arrays, config = folded(path)
+    try:
+        network = unfold(arrays, config)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not of our making ({error!r}): give the checkpoint it came from.") from None
+    return replace(network, classes=card(path).classes)
+
+
+def folded(path: Path) -> tuple[Folded, Config]:
+    """Read the re-parameterised network out of an integer file of ours: its weights in float, still rotated."""
     described = card(path)
     try:
         config = Config(**described.details["network"])
-        constants = [
-            tensor for tensor in flatbuffer.unpack(described.file.read_bytes()).tensors() if _is_weight(tensor)
-        ]
-        network = unfold({tensor.name: _real(tensor) for tensor in constants}, config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not of our making ({error!r}): give the checkpoint it came from.") from None
-    return replace(network, classes=described.classes)
+    tensors = flatbuffer.unpack(described.file.read_bytes()).tensors()
+    return {tensor.name: _real(tensor) for tensor in tensors if _is_weight(tensor)}, config
 
 
 def _is_weight(tensor: Tensor) -> bool:

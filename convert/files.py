@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,15 @@ def _read(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     if frame is None:
         raise UserError(f"{path} is not a readable picture: replace it, or take it out.")
     return preprocess(frame, height, width)  # type: ignore[arg-type]
+
+
+@contextmanager
+def stored(model: bytes) -> Iterator[Path]:
+    """Put a model's bytes into a file for as long as it takes: interpreters open paths."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(model)
+        yield path
 
 
 def check_place(*paths: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert import flatbuffer
+from convert.proof import preserved
 from convert.verify import delegated
 from models import UserError
 from models.runtime import interpreter, runtime
@@ -74,7 +75,7 @@ def profile(path: Path, threads: int = 1) -> dict[str, Any]:
         `kinds` and `blocks`: `name`, `count`, `ms`, `xnnpack_ms` (the part that XNNPACK takes), dearest kind first.
     """
     costs = operators(path, threads)
-    whole = _median(_invoker(path, threads))
+    whole = latency(path, threads)
     total = sum(cost.ms for cost in costs)
     kinds = sorted(_sums(costs, lambda cost: cost.kind), key=lambda entry: -entry["ms"])
     return {
@@ -112,8 +113,7 @@ def operators(path: Path, threads: int) -> list[Cost]:
 
 def _values(path: Path) -> Callable[[int], NDArray[Any]]:
     """Run a file once on noise, without XNNPACK, and return what every tensor held, by its number."""
-    options = {"experimental_preserve_all_tensors": True, "experimental_op_resolver_type": _plain()}
-    opened = interpreter(path, **options)
+    opened = preserved(path)
     source = np.random.default_rng(0)
     for details in opened.get_input_details():
         shape, dtype = details["shape"], details["dtype"]
@@ -123,8 +123,9 @@ def _values(path: Path) -> Callable[[int], NDArray[Any]]:
     return opened.get_tensor  # type: ignore[no-any-return]
 
 
-def _plain() -> Any:
-    return runtime()[1].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+def latency(path: Path, threads: int = 1) -> float:
+    """Return the median milliseconds of a whole file on an empty frame."""
+    return _median(_invoker(path, threads))
 
 
 def _invoker(path: Path, threads: int, inputs: Iterable[NDArray[Any]] = ()) -> Callable[[], Any]:

@@ -60,8 +60,7 @@ def _compare(
     data = path.read_bytes()
     graph = flatbuffer.unpack(data)
     indices = flatbuffer.tensor_indices(data)
-    plain = runtime()[1].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    opened = interpreter(path, experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True)
+    opened = preserved(path)
     foreign = sorted({operator.kind for operator in graph.operators} - set(reference.KERNELS))
     if foreign:
         raise UserError(
@@ -81,6 +80,12 @@ def _compare(
             ]
             found.setdefault(operator.kind, []).append(_distance(function(inputs), opened.get_tensor(sink)))
     return {kind: _agreement(distances) for kind, distances in sorted(found.items())}
+
+
+def preserved(path: Path) -> Any:
+    """Open a file on the builtin kernels alone, with every tensor still to be read after a run."""
+    plain = runtime()[1].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return interpreter(path, experimental_op_resolver_type=plain, experimental_preserve_all_tensors=True)
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:

@@ -9,9 +9,6 @@ Pictures like those the camera will see are enough, without labels: 16 of them, 
 import argparse
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 from convert import calibrate, flatbuffer, floats
 from convert.build import build
 from convert.checkpoint import Checkpoint
-from convert.files import check_place, draw_pictures, write_whole
+from convert.files import check_place, draw_pictures, stored, write_whole
 from convert.fold import Folded, fold
 from convert.quantised import Quantised, is_quantised, load
 from convert.verify import Report, verify
@@ -84,25 +81,17 @@ def quantise(checkpoint: Checkpoint, numbers: Quantised, output: str = "full") -
 
 
 def _proven(model: bytes) -> Report:
-    with _stored(model) as path:
+    with stored(model) as path:
         report = verify(path)
     if not report.proven:
         raise RuntimeError(f"not integer-only after all: {report.float_tensors} {report.unsafe_lookups}")
     return report
 
 
-@contextmanager
-def _stored(model: bytes) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.tflite")
-        path.write_bytes(model)
-        yield path
-
-
 def agreement(checkpoint: Checkpoint, folded: Folded, model: bytes, pictures: Pictures) -> float:
     """Return the share of pixels, 0..1, to which the integer file gives the class that the float network gives."""
     config = checkpoint.config
-    with _stored(model) as path:
+    with stored(model) as path:
         opened = interpreter(path)
     source, sink = opened.get_input_details()[0]["index"], opened.get_output_details()[0]["index"]
     equal = []
