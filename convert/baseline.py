@@ -81,7 +81,10 @@ def folded(path: Path) -> tuple[Folded, Config]:
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not of our making ({error!r}): give the checkpoint it came from.") from None
     tensors = flatbuffer.unpack(described.file.read_bytes()).tensors()
-    return {tensor.name: _real(tensor) for tensor in tensors if _is_weight(tensor)}, config
+    arrays = {tensor.name: _real(tensor) for tensor in tensors if _is_weight(tensor)}
+    if "patches/kernel" not in arrays:
+        raise UserError(f"{path} does not hold its weights as a network of ours does: give its checkpoint.")
+    return arrays, config
 
 
 def _is_weight(tensor: Tensor) -> bool:

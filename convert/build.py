@@ -29,15 +29,18 @@ KNOTS = 16
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def build(quantised: Quantised, config: Config, output: str = "full") -> Graph:
+def build(
+    quantised: Quantised, config: Config, output: str = "full", operators: "type[IntegerOps] | None" = None
+) -> Graph:
     """Return the integer graph, uint8 frame to uint8 class map.
 
     Args:
         quantised: ranges and weights.
         config: dimensions of the network.
         output: "full" for class ids at the input's size, "grid" for one id every `stride` pixels.
+        operators: how the steps are written, `IntegerOps` if not told (the others are in `convert/shift.py`).
     """
-    ops = IntegerOps(quantised, config)
+    ops = (operators or IntegerOps)(quantised, config)
     pixels = Tensor("frame", (1, config.height, config.width, 3), np.uint8, 1.0, PIXEL_ZERO)
     ops.graph.source = pixels
     scores = segmenter(ops, config, ops.graph.add("QUANTIZE", (pixels,), "pixels", pixels.shape, scale=1.0))
@@ -68,10 +71,10 @@ class IntegerOps:
         x = self.linear(name, self.reshape(rows, (1, config.tokens, shape[-1])))
         return self.add(f"{name}/sum", x, self._embedding("position"))
 
-    def _embedding(self, name: str, scale: float | None = None) -> Tensor:
-        values = self.folded[name][np.newaxis]
-        scale = scale or float(np.float32(max(np.abs(values).max(), 1e-6) / 127))
-        return constant(name, _int8(values / scale), scale)
+    def _embedding(self, name: str, scale: float | None = None, dtype: type[np.generic] = np.int8) -> Tensor:
+        values, most = self.folded[name][np.newaxis], np.iinfo(np.dtype(dtype)).max
+        scale = scale or float(np.float32(max(np.abs(values).max(), 1e-6) / most))
+        return constant(name, np.clip(np.round(values / scale), -most, most).astype(dtype), scale)
 
     def _weights(self, name: str, step: float) -> tuple[Tensor, Tensor]:
         """Return the kernel [out, in] and the int32 bias of a layer whose input has the scale `step`."""
@@ -152,9 +155,11 @@ class IntegerOps:
             table="FullyConnectedOptions", keepNumDims=True,
             fusedActivationFunction=ACTIVATIONS["relu" if activation == "relu" else None],
         )  # fmt: skip
-        if activation == "gelu":
-            y = self.graph.add("GELU", (y,), name, shape, scale=self.scale(name), table="GeluOptions")
-        return y
+        return self.gelu(name, y) if activation == "gelu" else y
+
+    def gelu(self, name: str, y: Tensor) -> Tensor:
+        """TFLite tabulates the exact function for int8."""
+        return self.graph.add("GELU", (y,), name, y.shape, scale=self.scale(name), table="GeluOptions")
 
     def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
@@ -227,10 +232,10 @@ class IntegerOps:
         return self.graph.add("ADD", (x, y), name, x.shape, scale=self.scale(name), table="AddOptions")
 
     def append(self, name: str, x: Tensor) -> Tensor:
-        rows = self._embedding(name, x.step)
+        rows = self._embedding(name, x.step, x.dtype)
         shape = (1, x.shape[1] + self.config.classes, self.config.dim)
         return self.graph.add(
-            "CONCATENATION", (x, rows), f"{x.name}/tokens", shape, scale=x.step, table="ConcatenationOptions", axis=1
+            "CONCATENATION", (x, rows), f"{x.name}/tokens", shape, x.dtype, x.step, table="ConcatenationOptions", axis=1
         )
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ class Tensor:
     Attributes:
         name: says in the file what the tensor is, for instance `encoder/3/fc1`.
         shape: all dimensions, the leading 1 of the batch included.
-        dtype: int8, uint8 or int32 in our files; whatever it is in a file that was read.
+        dtype: int8, uint8, int16 or int32 in our files; whatever it is in a file that was read.
         scale: None for plain integers (indices, class ids), one number, or a vector along `axis`.
         zero_point: the integer that stands for 0.0.
         data: the values of a constant, else None.
@@ -86,10 +86,10 @@ class Graph:
         zero_point: int = 0,
         **options: Any,
     ) -> Tensor:
-        """Append an operator and return its output tensor; any type but int8, uint8 and int32 is a bug."""
+        """Append an operator and return its output tensor; any type but these four is a bug."""
         output = Tensor(name, shape, dtype, scale, zero_point)
         for tensor in (*inputs, output):
-            assert tensor.dtype in (np.int8, np.uint8, np.int32), f"{tensor.name} is {tensor.dtype}"
+            assert tensor.dtype in (np.int8, np.uint8, np.int16, np.int32), f"{tensor.name} is {tensor.dtype}"
         self.operators.append(Operator(kind, inputs, (output,), options))
         return output
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import calibrate, flatbuffer, floats
+from convert import calibrate, flatbuffer, floats, shift
 from convert.build import build
 from convert.checkpoint import Checkpoint
 from convert.files import check_place, draw_pictures, stored, write_whole
@@ -38,6 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=16, help="how many pictures to calibrate with (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="draws the pictures and the rotation (default 0)")
     parser.add_argument(
+        "--operators", choices=tuple(shift.OPERATORS), default="table",
+        help="table: ours (default); shift: those of I-ViT; lambda-shift: those of I-Segmenter (docs/operators.md)",
+    )  # fmt: skip
+    parser.add_argument(
         "--grid", action="store_true", help="give class ids every few pixels instead of at the input's size"
     )
 
@@ -55,7 +59,9 @@ def main(args: argparse.Namespace) -> int:
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
     if numbers is None:
         numbers = calibrate.numbers(fold(checkpoint, seed=args.seed), config, pictures)
-    model = quantise(checkpoint, numbers, "grid" if args.grid else "full")
+    if args.operators != "table":
+        numbers = shift.widened(numbers, config, pictures)
+    model = quantise(checkpoint, numbers, "grid" if args.grid else "full", args.operators)
     report = _proven(model)
     card = _card(args, checkpoint, model, report)
     card["calibration"]["method"] = "quantisation-aware" if tuned else "after training"
@@ -66,16 +72,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def quantise(checkpoint: Checkpoint, numbers: Quantised, output: str = "full") -> bytes:
+def quantise(checkpoint: Checkpoint, numbers: Quantised, output: str = "full", operators: str = "table") -> bytes:
     """Return the integer-only `.tflite` file of a trained network.
 
     Args:
         checkpoint: the network, for its dimensions and classes.
-        numbers: from calibration (`calibrate.numbers`) or from fine-tuning.
+        numbers: from calibration (`calibrate.numbers`) or from fine-tuning; `shift.widened` for the other operators.
         output: "full" for class ids at the input's size, "grid" for one every `stride` pixels.
+        operators: "table", or for comparison "shift" or "lambda-shift".
     """
     config = checkpoint.config
-    graph = build(numbers, config, output)
+    graph = build(numbers, config, output, shift.OPERATORS[operators])
     height, width = config.height, config.width
     return flatbuffer.pack(graph, checkpoint.classes, f"Integer-only Segmenter, {width}x{height} pixels")
 
@@ -114,6 +121,7 @@ def _card(args: argparse.Namespace, checkpoint: Checkpoint, model: bytes, report
         "bytes": len(model),
         "input": {"height": config.height, "width": config.width, "type": "uint8 RGB, 0..255"},
         "output": "grid" if args.grid else "full",
+        "operators": args.operators,
         "classes": [asdict(info) for info in checkpoint.classes],
         "network": asdict(config),
         "parameters": sum(prod(shape) for shape in config.shapes().values()),

@@ -18,7 +18,7 @@ from convert.graph import Graph, Operator, Tensor
 Ints = NDArray[np.int64]
 Values = dict[int, NDArray[Any]]  # by id of the tensor
 
-ADD_SHIFT = 20  # extra bits in which TFLite adds int8 values of different scales
+ADD_SHIFT = {np.int8: 20, np.int16: 15}  # extra bits in which TFLite adds values of different scales
 
 
 def run(graph: Graph, frame: NDArray[np.uint8]) -> Values:
@@ -123,6 +123,8 @@ def _fully_connected(operator: Operator, x: NDArray[Any], kernel: NDArray[Any], 
 
 def _batch_matmul(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
     right = b if operator.options["adjY"] else np.swapaxes(b, -1, -2)
+    if operator.output.dtype is np.int32:  # the sums themselves; zero points are not subtracted
+        return (a.astype(np.float64) @ np.swapaxes(right, -1, -2).astype(np.float64)).astype(np.int64)
     # TFLite multiplies two scales in float32 here and in MUL, and in double elsewhere: the 31st bit may depend on it.
     scale = np.float32(operator.operand(0).step) * np.float32(operator.operand(1).step)
     factor = float(scale) / operator.output.step
@@ -138,15 +140,16 @@ def _multiply(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
 
 
 def _add(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
-    """int8 values of two scales are brought to twice the larger one, 20 bits finer, before they are added."""
+    """Values of two scales are brought to twice the larger one, 20 or 15 bits finer, before they are added."""
     left, right = _centred(operator, 0, a), _centred(operator, 1, b)
     sign = -1 if operator.kind == "SUB" else 1
     if operator.output.dtype is np.int32:
         return left + sign * right
     steps = [operator.operand(position).step for position in (0, 1)]
     common = 2 * max(steps)
-    parts = [rescale(x << ADD_SHIFT, step / common) for x, step in zip((left, right), steps, strict=True)]
-    factor = common / ((1 << ADD_SHIFT) * operator.output.step)
+    bits = ADD_SHIFT[operator.output.dtype]
+    parts = [rescale(x << bits, step / common) for x, step in zip((left, right), steps, strict=True)]
+    factor = common / ((1 << bits) * operator.output.step)
     return _saturate(operator, rescale(parts[0] + sign * parts[1], factor))
 
 
@@ -163,6 +166,19 @@ def _table(function: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Callable[
         return np.asarray(entries[x.astype(np.int64) + 128])
 
     return kernel
+
+
+def _quantize(operator: Operator, x: NDArray[Any]) -> Ints:
+    """Requantise: a dyadic number for the ratio of the scales, nothing where they are equal."""
+    source, output = operator.operand(0).step, operator.output.step
+    centred = _centred(operator, 0, x)
+    return _saturate(operator, centred if source == output else rescale(centred, source / output))
+
+
+def _divide(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
+    """int32 division towards zero, as in C++."""
+    wide = a.astype(np.int64)
+    return np.asarray(np.sign(wide) * np.sign(b) * (np.abs(wide) // np.abs(b.astype(np.int64))))
 
 
 def _elu(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -192,13 +208,17 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "BITCAST": lambda operator, x: np.ascontiguousarray(x).view(operator.output.dtype),
     "CAST": lambda operator, x: x,
     "CONCATENATION": lambda operator, *parts: np.concatenate(parts, operator.options["axis"]),
+    "DIV": _divide,
     "ELU": _table(_elu),
     "FULLY_CONNECTED": _fully_connected,
     "GATHER": _gather,
     "GELU": _table(gelu),
+    "MAXIMUM": lambda operator, a, b: np.maximum(a, b),
+    "MINIMUM": lambda operator, a, b: np.minimum(a, b),
     "MUL": _multiply,
-    "QUANTIZE": lambda operator, x: _saturate(operator, _centred(operator, 0, x)),  # uint8 to int8 of the same scale
+    "QUANTIZE": _quantize,
     "REDUCE_MAX": lambda operator, x, axis: x.max(int(axis.item()), keepdims=True),
+    "RIGHT_SHIFT": lambda operator, a, b: a >> b,
     "RESHAPE": lambda operator, x, shape: x,
     "SLICE": _slice,
     "SPACE_TO_DEPTH": _space_to_depth,

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from convert import baseline, flatbuffer, floats, profile, proof, sqnr_picture
+from convert import baseline, calibrate, flatbuffer, floats, profile, proof, sqnr_picture
 from convert.calibrate import STREAM, TINY
 from convert.checkpoint import PRESETS, Checkpoint, Config, preset
 from convert.files import check_place, draw_pictures, stored, write_whole
@@ -132,7 +132,7 @@ def _report(source: str, args: argparse.Namespace) -> dict[str, Any]:
     config = checkpoint.config
     pictures = draw_pictures([args.images], args.pictures + CALIBRATION, config.height, config.width, args.seed)
     folded = fold(checkpoint, seed=args.seed)
-    model = quantise(checkpoint, folded, pictures[args.pictures :])
+    model = quantise(checkpoint, calibrate.numbers(folded, config, pictures[args.pictures :]))
     name = f"{source}, {RANDOM}" if source in PRESETS else Path(source).stem
     return _compared(name, model, folded, config, pictures[: args.pictures])
 
