@@ -15,6 +15,7 @@ STEPS = {
     "sqnr": "show where the accuracy goes, tensor by tensor",
     "evaluate": "score a .tflite file on labelled pictures",
     "baseline": "checkpoint or integer file -> float32, dynamic-range or stock int8 .tflite, to compare with",
+    "ablate": "checkpoint and labelled pictures -> table of what each decision is worth",
     "profile": "time every operator of a .tflite file",
 }
 

@@ -312,7 +312,7 @@ class IntegerOps:
         first = self._shared(f"first {begin}", np.array(begin, np.int32))
         sizes = self._shared(f"shape {tuple(shape)}", np.array(shape, np.int32))
         return self.graph.add(
-            "SLICE", (x, first, sizes), name, tuple(shape), scale=x.step, zero_point=x.zero_point, table="SliceOptions"
+            "SLICE", (x, first, sizes), name, tuple(shape), x.dtype, x.step, x.zero_point, table="SliceOptions"
         )
 
     def _shared(self, name: str, data: NDArray[Any], scale: float | None = None) -> Tensor:

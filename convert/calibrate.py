@@ -1,6 +1,7 @@
 """Choose the numbers of the integer graph: the range of every result from a few pictures, and the int8 weights."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,46 @@ STREAM = ("sum", "sum1", "sum2", "input")  # the residual stream, which is read 
 EXTREMES = ("roots", "factor", "rms")
 # Norms outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
 HEADROOM = 1.5
+# What enters a matrix product: queries, keys and values, attention's weights, and what linear layers read
+PRODUCTS = ("qkv", "weights", "attended", "norm1", "norm2", "norm", "fc1", "classes", "templates")
 TINY = 1e-9  # stands in for a divisor of 0
 
 
-def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) -> dict[str, float]:
+@dataclass(frozen=True)
+class Levers:
+    """What calibration does; the defaults are what pays, the rest is for `convert ablate`.
+
+    Attributes:
+        ranges: the limit of a result is that of least "error", or its largest value ("max").
+        stream: the error in the residual stream is that of "tokens" relative to their size, or that of "values".
+        kernels: the scale of a kernel's output is that of least "error", or its largest weight ("max").
+        product_bits: of what enters a matrix product, the weights aside.
+        weight_bits: of the weights.
+    """
+
+    ranges: str = "error"
+    stream: str = "tokens"
+    kernels: str = "error"
+    product_bits: int = 8
+    weight_bits: int = 8
+
+    def levels(self, name: str, signed: bool = True) -> int:
+        """Return the largest integer that a result is rounded to."""
+        bits = self.product_bits if name.rpartition("/")[2] in PRODUCTS else 8
+        return int(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
+
+
+def calibrate(
+    folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], levers: Levers = Levers()
+) -> dict[str, float]:
     """Run the float network on pictures and return the limit of every named result.
 
     Args:
         folded: the re-parameterised network.
         pictures: 1xHxWx3 uint8 RGB, as `models.preprocess` gives them.
-        seed: of the values kept.
+        levers: how the limits are chosen.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kept: dict[str, list[Sample]] = {}
 
     def watch(name: str, values: Any) -> None:
@@ -43,7 +72,7 @@ def calibrate(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint
     for pixels in tqdm(pictures, "calibrating", unit="pictures", leave=False):
         floats.scores(folded, config, pixels, watch)
     ranges = tqdm(kept.items(), "ranges", unit="tensors", leave=False)
-    return {name: _limit(name, np.concatenate(samples)) for name, samples in ranges}
+    return {name: _limit(name, np.concatenate(samples), levers) for name, samples in ranges}
 
 
 def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
@@ -61,7 +90,7 @@ def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
     return np.concatenate([rng.choice(values, min(KEPT, values.size)), extremes])
 
 
-def _limit(name: str, values: Sample) -> float:
+def _limit(name: str, values: Sample, levers: Levers) -> float:
     last = name.rsplit("/", 1)[-1]
     if last == "roots":
         return max(1.0, float(values.min()))  # a row's largest exponential is 1
@@ -69,11 +98,14 @@ def _limit(name: str, values: Sample) -> float:
         return float(values.max()) * HEADROOM
     if last == "offsets":  # may be all 0, and are added to scores: a scale far below theirs would leave XNNPACK
         return max(clip_limit(values), 1e-3)
-    if last in STREAM:
-        return _best_limit(values, 127, _token_error)
+    levels = levers.levels(name, signed=bool(values.min() < 0))
+    if levers.ranges == "max":
+        return max(float(np.abs(values).max()), 1e-6)
+    if last in STREAM and levers.stream == "tokens":
+        return _best_limit(values, levels, _token_error)
     if last == "squares":
-        return _best_limit(values, 255, _sum_error)
-    return clip_limit(values, levels=255 if values.min() >= 0 else 127)
+        return _best_limit(values, levels, _sum_error)
+    return clip_limit(values, levels)
 
 
 def _best_limit(values: Sample, levels: int, error: Callable[[Sample, Sample], float]) -> float:
@@ -101,24 +133,28 @@ def clip_limit(values: Sample, levels: int = 127) -> float:
     return _best_limit(values, levels, lambda real, rounded: float(np.square(rounded - real).mean()))
 
 
-def quantise_kernel(kernel: NDArray[np.float64]) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+def quantise_kernel(
+    kernel: NDArray[np.float64], levers: Levers = Levers()
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """Round a kernel [..., out] to int8 with the best scale per output in squared error."""
-    flat = np.abs(kernel.reshape(-1, kernel.shape[-1]))
+    flat, most = np.abs(kernel.reshape(-1, kernel.shape[-1])), 2 ** (levers.weight_bits - 1) - 1
     largest = np.maximum(flat.max(0), 1e-9)
-    best, scales = np.full(len(largest), np.inf), largest / 127
-    for share in np.linspace(0.7, 1.0, 16):
-        step = largest * share / 127
-        error = np.square(flat - np.minimum(np.round(flat / step), 127) * step).sum(0)
+    best, scales = np.full(len(largest), np.inf), largest / most
+    for share in np.linspace(0.5 if most < 127 else 0.7, 1.0, 16) if levers.kernels == "error" else ():
+        step = largest * share / most
+        error = np.square(flat - np.minimum(np.round(flat / step), most) * step).sum(0)
         scales = np.where(error < best, step, scales)
         best = np.minimum(error, best)
     scales = scales.astype(np.float32).astype(np.float64)
-    return round_kernel(kernel, scales), scales
+    return round_kernel(kernel, scales, most), scales
 
 
-def numbers(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
+def numbers(
+    folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], levers: Levers = Levers()
+) -> Quantised:
     """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
-    limits = calibrate(folded, config, pictures)
+    limits = calibrate(folded, config, pictures, levers)
     named = {name.removesuffix("/kernel"): array for name, array in folded.items() if name.endswith("/kernel")}
     rounding = tqdm(named.items(), "rounding", unit="kernels", leave=False)
-    kernels = {name: quantise_kernel(array) for name, array in rounding}
+    kernels = {name: quantise_kernel(array, levers) for name, array in rounding}
     return Quantised(limits, kernels, folded)

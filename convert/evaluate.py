@@ -36,18 +36,23 @@ Segment = Callable[[Frame], ClassMap]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("file", type=Path, help="a .tflite file, or the .npz checkpoint of a float network")
-    parser.add_argument("--images", type=Path, help="folder of pictures")
-    parser.add_argument("--labels", type=Path, help="folder of their labels")
-    parser.add_argument("--recipe", help="score on this recipe's validation pictures instead, found in --data")
-    parser.add_argument("--data", type=Path, help="folder that the recipe's paths start from")
-    parser.add_argument("--ids", nargs="+", metavar="CLASS=IDS", help="label ids of classes: person=15 or hair=3,7-9")
-    parser.add_argument("--ignore", type=int, nargs="*", default=[255], help="label ids that do not count (255)")
+    configure_labels(parser)
     parser.add_argument("--describe", type=Path, metavar="JSON", help="what the outputs of a foreign FILE mean")
     parser.add_argument("--against", type=Path, nargs="+", default=[], help="more files to score in the same run")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusions and the worst ten pictures there")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the cores, at most 4)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     parser.add_argument("--record", action="store_true", help="write the scores into the card beside the file")
+
+
+def configure_labels(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say what is scored on, for `labelled`."""
+    parser.add_argument("--images", type=Path, help="folder of pictures")
+    parser.add_argument("--labels", type=Path, help="folder of their labels")
+    parser.add_argument("--recipe", help="score on this recipe's validation pictures instead, found in --data")
+    parser.add_argument("--data", type=Path, help="folder that the recipe's paths start from")
+    parser.add_argument("--ids", nargs="+", metavar="CLASS=IDS", help="label ids of classes: person=15 or hair=3,7-9")
+    parser.add_argument("--ignore", type=int, nargs="*", default=[255], help="label ids that do not count (255)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(f"{path} has other classes than {args.file}: compare files of the same classes.")
     if args.record and not args.file.with_suffix(".json").is_file():
         raise UserError(f"{args.file} has no card to record the scores in: leave out --record, or quantise it first.")
-    about, samples = _samples(args, classes)
+    about, samples = labelled(args, classes)
     matrices = _confusions(segment, samples, classes)
     told = data.summary(matrices, names).as_dict()
     told["against"] = [
@@ -74,12 +79,12 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _samples(args: argparse.Namespace, classes: tuple[ClassInfo, ...]) -> tuple[str, list[Sample]]:
+def labelled(args: argparse.Namespace, classes: tuple[ClassInfo, ...]) -> tuple[str, list[Sample]]:
     """Read the labelled pictures that the command line names, and word where they are from."""
     if args.recipe and args.data and not (args.images or args.labels or args.ids):
         recipe = data.load_recipe(args.recipe)
         if recipe.classes != classes:
-            raise UserError(f"Recipe '{recipe.name}' has other classes than {args.file}: give the one it was made by.")
+            raise UserError(f"Recipe '{recipe.name}' has other classes than the network: give the one it was made by.")
         return ", ".join(source.images for source in recipe.val), data.load_set(recipe, "val", args.data)
     if args.recipe or args.data or not (args.images and args.labels):
         raise UserError("Say which pictures to score on: --images DIR with --labels DIR, or --recipe with --data DIR.")

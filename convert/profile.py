@@ -11,6 +11,7 @@ asked of the whole file. Blocks go by the names of the outputs, two parts deep: 
 
 import argparse
 import json
+import platform
 import statistics
 import tempfile
 import time
@@ -26,7 +27,7 @@ from convert import flatbuffer
 from convert.proof import preserved
 from convert.verify import delegated
 from models import UserError
-from models.runtime import interpreter, runtime
+from models.runtime import cores, interpreter, runtime
 
 SECONDS, LEAST_RUNS = 0.02, 20  # per operator: the longer of both
 METHOD = (
@@ -89,6 +90,17 @@ def profile(path: Path, threads: int = 1) -> dict[str, Any]:
         "blocks": _sums(costs, lambda cost: cost.block),
         "operators": [asdict(cost) for cost in costs],
     }
+
+
+def machine() -> dict[str, str]:
+    """Return the `device` and `runtime` that times are of."""
+    names = [line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or "an unknown processor"
+    return {"device": f"{name}, {platform.machine()}, {cores()} cores", "runtime": runtime()[0]}
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
 
 
 def operators(path: Path, threads: int) -> list[Cost]:

@@ -67,6 +67,6 @@ def load(path: str | Path) -> tuple[Quantised, Checkpoint]:
         ) from None
 
 
-def round_kernel(kernel: NDArray[np.float64], scales: NDArray[np.float64]) -> NDArray[np.int8]:
-    """Round a kernel [..., out] to int8 with a scale per output."""
-    return np.clip(np.round(kernel / scales), -127, 127).astype(np.int8)
+def round_kernel(kernel: NDArray[np.float64], scales: NDArray[np.float64], most: int = 127) -> NDArray[np.int8]:
+    """Round a kernel [..., out] to int8, or to narrower integers up to `most`, with a scale per output."""
+    return np.clip(np.round(kernel / scales), -most, most).astype(np.int8)

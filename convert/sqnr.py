@@ -34,6 +34,7 @@ from convert.checkpoint import PRESETS, Checkpoint, Config, preset
 from convert.files import check_place, draw_pictures, stored, write_whole
 from convert.fold import Folded, fold
 from convert.graph import Tensor
+from convert.quantised import is_quantised, load
 from convert.quantize import quantise
 from models import ClassInfo, UserError, card
 
@@ -187,10 +188,12 @@ def _float_side(path: Path, against: Path | None) -> tuple[Folded, Config]:
     details = card(path).details
     if against is None:
         return baseline.folded(path)
-    checkpoint = Checkpoint.load(against)
+    tuned = is_quantised(against)
+    numbers, checkpoint = load(against) if tuned else (None, Checkpoint.load(against))
     if asdict(checkpoint.config) != asdict(Config(**details["network"])):
         raise UserError(f"{against} has other dimensions than {path}: give the checkpoint that the file came from.")
-    return fold(checkpoint, seed=details["calibration"]["seed"]), checkpoint.config
+    folded = numbers.folded if numbers else fold(checkpoint, seed=details["calibration"]["seed"])
+    return folded, checkpoint.config
 
 
 def _random(name: str, seed: int) -> Checkpoint:

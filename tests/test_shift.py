@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from convert import flatbuffer, proof
-from convert.quantised import Quantised
 from convert.checkpoint import preset
 from convert.files import draw_pictures
 from convert.graph import Tensor
+from convert.quantised import Quantised
 from convert.shift import LambdaShiftOps, ShiftOps
 from convert.verify import verify
 from models.runtime import interpreter

@@ -9,10 +9,10 @@ import pytest
 from convert import baseline, calibrate, flatbuffer, sqnr
 from convert.__main__ import main
 from convert.build import build
-from convert.quantised import Quantised
 from convert.checkpoint import Checkpoint
 from convert.files import draw_pictures
 from convert.fold import fold
+from convert.quantised import Quantised
 from tests import tiny
 from tests.test_quantize import quantize
 
