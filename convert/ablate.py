@@ -11,7 +11,7 @@ stands in the table with the lowest and the highest. The same command writes the
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from convert.data import Sample
 from convert.files import check_place, draw_pictures, stored, write_whole
 from convert.fold import Folded, fold
 from convert.quantised import Quantised
-from models import ClassMap, Segmenter, UserError, preprocess, restore
+from models import ClassMap, UserError, preprocess, restore
+from models.runtime import interpreter
 
 PICTURES = 16  # to calibrate with, but for the row that says otherwise
 Pixels = NDArray[np.uint8]
@@ -159,7 +160,8 @@ class Bench:
         yield from self._float()
         bar.update()
         for variant in variants:
-            yield self._measured(variant, bar)
+            bar.set_description(variant.name)
+            yield self.measure(variant, bar.update)
         for name, path in files:
             bar.set_description(name)
             yield Row("Files", name, (self._file_miou(path),), *_figures(path))
@@ -194,11 +196,11 @@ class Bench:
         folded = fold(network)
         return (floats.scores(folded, network.config, pixels)[0] for pixels in self._pixels())
 
-    def _measured(self, variant: Variant, bar: Any) -> Row:
+    def measure(self, variant: Variant, done: Callable[[], Any]) -> Row:
+        """Quantise and score the network as often as chance is drawn, and tell `done` each time."""
         mious: list[float] = []
         figures: tuple[Any, ...] = ()
         for seed in range(self.seeds):
-            bar.set_description(variant.name)
             quantised, config = self._numbers(variant, seed)
             if variant.simulated:
                 maps = (simulate.scores(quantised, config, variant.levers, pixels)[0] for pixels in self._pixels())
@@ -209,7 +211,7 @@ class Bench:
                     mious.append(self._file_miou(path))
                     if not seed and variant.group in (OPERATORS, OUTPUT):
                         figures = _figures(path)
-            bar.update()
+            done()
         return Row(variant.group, variant.name, tuple(mious), *figures)
 
     def _numbers(self, variant: Variant, seed: int) -> tuple[Quantised, Config]:
@@ -226,8 +228,7 @@ class Bench:
         return (preprocess(sample.frame, config.height, config.width) for sample in self.samples)
 
     def _file_miou(self, path: Path) -> float:
-        model = Segmenter(path, threads=1)
-        return self._miou(model.infer(model.prepare(sample.frame)) for sample in self.samples)
+        return self._miou(_maps(path, self.samples))
 
     def _miou(self, maps: Iterable[ClassMap]) -> float:
         """Score class maps of any size, one for each labelled picture."""
@@ -239,7 +240,17 @@ class Bench:
 
 def _figures(path: Path) -> tuple[tuple[float, ...], float]:
     """Time a file on one and two threads, and weigh it."""
-    return tuple(round(profile.latency(path, threads), 2) for threads in (1, 2)), round(path.stat().st_size / 1e6, 2)
+    return tuple(round(profile.latency(path, threads), 2) for threads in (1, 2)), round(path.stat().st_size / 1e6, 3)
+
+
+def _maps(path: Path, samples: Iterable[Sample]) -> Iterator[ClassMap]:
+    """Run any file with uint8 pixels in and class ids out, at its own size."""
+    opened = interpreter(path)
+    source, sink = opened.get_input_details()[0], opened.get_output_details()[0]
+    for sample in samples:
+        opened.set_tensor(source["index"], preprocess(sample.frame, *source["shape"][1:3]))
+        opened.invoke()
+        yield opened.get_tensor(sink["index"])[0]
 
 
 def _classes(scores: floats.Array) -> ClassMap:
