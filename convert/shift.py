@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from convert import floats
 from convert.build import IntegerOps
@@ -42,7 +43,7 @@ def widened(quantised: Quantised, config: Config, pictures: Iterable[NDArray[np.
         if name in limits:
             limits[name] = max(limits[name], HEADROOM * float(np.abs(values).max()))
 
-    for pixels in pictures:
+    for pixels in tqdm(pictures, "widening", unit="pictures", leave=False):
         floats.scores(quantised.folded, config, pixels, watch)
     return replace(quantised, limits={**quantised.limits, **limits})
 
