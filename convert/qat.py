@@ -33,7 +33,7 @@ from models import UserError, preprocess
 Tensor = Any  # of whichever backend Keras runs on
 
 STEPS, BATCH = 100, 8
-RATE = 5e-4  # relative to the root mean square of each array
+RATE = 5e-5  # relative to the root mean square of each array
 PICTURES = 16  # to calibrate with
 _TOLD_EVERY = 0.5 if sys.stderr.isatty() else 30  # seconds
 HEADROOM = 1.02  # of a row's second factor, whose largest value depends on how the first was rounded
@@ -90,12 +90,15 @@ class FineTuning:
             rate / 10, max(1, steps - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
         )
         self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=cross_entropy)
-        losses: list[float] = []
+        distances: list[float] = []
         bar = tqdm(islice(self._batches(), steps), total=steps, unit="steps", mininterval=_TOLD_EVERY)
         for pixels in bar:
             targets = ops.convert_to_numpy(ops.softmax(self.teacher.predict_on_batch(pixels)))
-            losses.append(float(self.student.train_on_batch(pixels, targets)))
-            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
+            entropy = -(targets * np.log(np.maximum(targets, 1e-9))).sum(-1).mean()
+            distances.append(float(self.student.train_on_batch(pixels, targets)) - entropy)
+            bar.set_postfix(
+                distance=f"{np.mean(distances[-20:]):.5f}", refresh=False
+            )  # Kullback-Leibler, to the teacher
 
     def _batches(self) -> Iterator[NDArray[np.float32]]:
         """Give augmented pictures without end."""

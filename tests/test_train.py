@@ -194,10 +194,10 @@ def test_rates_shrink_towards_the_input_and_only_matrices_decay() -> None:
 def test_the_loss_is_that_of_the_labelled_pixels() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 2, 2, 3)).astype(np.float32)
     targets = np.zeros((1, 2, 2, 3), np.float32)
-    assert float(train._cross_entropy(targets, logits)) == 0  # nothing labelled, nothing to learn, no division by 0
+    assert float(train.cross_entropy(targets, logits)) == 0  # nothing labelled, nothing to learn, no division by 0
     targets[0, 0, 1, 2] = 1
     expected = np.log(np.exp(logits[0, 0, 1]).sum()) - logits[0, 0, 1, 2]
-    assert np.isclose(float(train._cross_entropy(targets, logits)), expected, rtol=1e-5)
+    assert np.isclose(float(train.cross_entropy(targets, logits)), expected, rtol=1e-5)
 
 
 # Errors
