@@ -35,7 +35,7 @@ class Settings:
     drop_path: float = 0.0
     average: float = 0.99  # momentum of the running average of the weights
     clip: float = 1.0  # norm of all gradients together
-    balance: float = 0.5  # classes weigh 1 / share of the pixels to this power: 0 all alike
+    balance: float = 0.5  # classes weigh 1 / share of the pixels to this power: 0 all alike, below it rare ones less
     paste: float = 0.0  # share of the pictures that get the foreground (all but class 0) of another one
 
 
