@@ -8,7 +8,11 @@
 
 PYTHON ?= python3
 RUN := .venv/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check -q
+
+# A 32-bit Raspberry Pi OS on its usual 64-bit kernel says aarch64, whose wheels it cannot run; so pip is told armv8l.
+LINUX32 := $(shell $(PYTHON) -c "import platform, struct; \
+	platform.machine() == 'aarch64' and struct.calcsize('P') == 4 and print('setarch linux32')" 2>/dev/null)
+PIP := $(LINUX32) $(RUN) -m pip --disable-pip-version-check -q
 
 # OpenCV comes as two wheels that own the same folder, so there must be one only: the one with windows where the
 # libraries load that it needs and does not bring.

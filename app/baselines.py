@@ -20,9 +20,16 @@ from models import UserError, card
 log = logging.getLogger("app")
 
 KINDS = ("float32", "dynamic", "stock-int8")  # exports that LiteRT runs
-ENGINES = {"openvino": "float32", "onnxruntime": "onnx"}  # other runtimes, and the export each reads
-AGAINST = (*KINDS, *ENGINES)
-PICTURES = 8  # frames of the bundled clip that stock-int8 is calibrated with
+# Other runtimes: the key of `trial.ENGINES`, the packages it takes, and the export it reads
+OTHERS = {
+    "openvino": ("openvino", ("openvino",), "float32"),
+    "openvino-int8": ("openvino", ("openvino", "nncf"), "openvino-int8"),
+    "onnxruntime": ("onnxruntime", ("onnxruntime", "tf2onnx"), "onnx"),
+}
+AGAINST = (*KINDS, *OTHERS)
+ENDINGS = {"onnx": ".onnx", "openvino-int8": ".xml"}  # of exports that are no .tflite
+CALIBRATED = ("stock-int8", "openvino-int8")
+PICTURES = 8  # frames of the bundled clip that these are calibrated with
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,17 @@ def rivals(models: Sequence[Path], against: Sequence[str], folder: Path) -> Iter
         against: of `AGAINST`, or paths of `.tflite` files.
         folder: where exports are written.
     """
+    for name in against:
+        _check(name)
     for model in models:
         for name in against:
             if name.endswith(".tflite"):
-                yield Rival(model, Path(name).stem, _existing(name))
-            elif name in ENGINES:
-                _need(name)
-                yield Rival(model, name, _export(model, ENGINES[name], folder), name)
-            elif name in KINDS:
-                yield Rival(model, name, _export(model, name, folder))
+                yield Rival(model, Path(name).stem, Path(name))
+            elif name in OTHERS:
+                engine, _, kind = OTHERS[name]
+                yield Rival(model, name, _export(model, kind, folder), engine)
             else:
-                raise UserError(f"'{name}' is nothing to compare with: choose from {', '.join(AGAINST)}, or a .tflite.")
+                yield Rival(model, name, _export(model, name, folder))
 
 
 def profile(model: Path, threads: int) -> dict[str, Any]:
@@ -75,12 +82,14 @@ def _export(model: Path, kind: str, folder: Path) -> Path:
     ours = card(model).details.get("network")
     if not ours:
         raise UserError(f"{model} is not of this project: compare it with a .tflite file, `--against FILE.tflite`.")
-    path = folder / f"{model.stem}-{kind}{'.onnx' if kind == 'onnx' else '.tflite'}"
+    path = folder / f"{model.stem}-{kind}{ENDINGS.get(kind, '.tflite')}"
     if not path.exists():
         log.info("Exporting %s as %s ...", model.stem, kind)
         # GELU as in the original Segmenter: the network that the integer one stands in for
         words = [str(model.resolve()), "--kind", kind, "--activation", "gelu", "-o", str(path)]
-        convert("baseline", *words, *(["--images", str(_pictures(folder))] if kind == "stock-int8" else []))
+        if kind in CALIBRATED:
+            words += ["--images", str(_pictures(folder)), "--pictures", str(PICTURES)]
+        convert("baseline", *words)
     return path
 
 
@@ -96,12 +105,13 @@ def _pictures(folder: Path) -> Path:
     return pictures
 
 
-def _existing(name: str) -> Path:
-    if not Path(name).is_file():
-        raise UserError(f"There is no file {name} to compare with: give a .tflite file or one of {', '.join(AGAINST)}.")
-    return Path(name)
-
-
-def _need(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"{package} is not installed here: `pip install {package}`, or leave it out of --against.")
+def _check(name: str) -> None:
+    """Refuse what cannot be compared with before the first export, which takes a minute."""
+    if name.endswith(".tflite"):
+        if not Path(name).is_file():
+            raise UserError(f"There is no file {name} to compare with: give a .tflite, or one of {', '.join(AGAINST)}.")
+    elif name not in AGAINST:
+        raise UserError(f"'{name}' is nothing to compare with: choose from {', '.join(AGAINST)}, or a .tflite.")
+    for package in OTHERS[name][1] if name in OTHERS else ():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed here: `pip install {package}`, or leave out {name}.")

@@ -3,7 +3,7 @@
 examples:
   python run_demo.py benchmark                                     every shipped model, 1, 2, 4 ... threads
   python run_demo.py benchmark --model person deeplab.tflite --report bench.json bench.csv bench.html
-  python run_demo.py benchmark --against float32 dynamic stock-int8 openvino
+  python run_demo.py benchmark --against float32 dynamic stock-int8 openvino-int8
   python run_demo.py benchmark --best 15                           what reaches 15 FPS, from now on the default
 
 Every row runs in processes of its own, in rounds: a slice of each row after the other, so that what drifts hits all
@@ -77,7 +77,7 @@ class Row:
             "threads": self.threads,
             **{name: round(value, 3) for name, value in (speed | slow).items()},
             **{f"{name}_mb": self._memory(name) for name in ("rss", "pss", "peak_rss", "before")},
-            "file_mb": round(self.path.stat().st_size / 1e6, 2),
+            "file_mb": round(_size(self.path) / 1e6, 2),
             "miou": _score(self.model, self.variant),
             "sha256": catalogue.sha256(self.path),
             "rounds_ms": [round(value, 3) for value in self.medians],
@@ -273,6 +273,12 @@ def _details(path: Path) -> dict[str, Any]:
     """Return a file's card, or nothing where it has none."""
     beside = path.with_suffix(".json")
     return catalogue.card(path).details if beside.is_file() else {}
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a model; OpenVINO's weights lie beside its `.xml`."""
+    weights = path.with_suffix(".bin")
+    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)
 
 
 def _variant(path: Path) -> str:

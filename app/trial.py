@@ -50,7 +50,7 @@ def run(path: Path, threads: int, seconds: float, engine: str = "litert") -> Tri
     """Measure a file in a new process.
 
     Args:
-        path: what the engine reads: `.tflite`, for OpenVINO too, or `.onnx` for ONNX Runtime.
+        path: what the engine reads: `.tflite`; for OpenVINO that or `.xml`, for ONNX Runtime `.onnx`.
         threads: CPU threads.
         seconds: how long to run it, warm-up apart.
         engine: a key of `ENGINES`.

@@ -3,6 +3,7 @@
   python -m convert baseline person.npz --kind float32 -o person-float32.tflite
   python -m convert baseline models/person.tflite --kind dynamic -o person-dynamic.tflite
   python -m convert baseline person.npz --kind stock-int8 --images DIR -o person-stock.tflite
+  python -m convert baseline person.npz --kind openvino-int8 --images DIR -o person-openvino.xml
 
 One of our integer files will do in place of the checkpoint: its weights are taken back to float.
 
@@ -23,14 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import flatbuffer, onnx_file
+from convert import flatbuffer, onnx_file, openvino_file
 from convert.checkpoint import Checkpoint, Config
 from convert.files import draw_pictures, write_whole
 from convert.fold import Folded, Matrix, unfold
 from convert.graph import Tensor
 from models import UserError, card
 
-KINDS = ("float32", "dynamic", "stock-int8", "onnx")
+KINDS = ("float32", "dynamic", "stock-int8", "onnx", "openvino-int8")
+CALIBRATED = ("stock-int8", "openvino-int8")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source", type=Path, help="a checkpoint, .npz, or an integer file of ours with its card, .tflite"
     )
     parser.add_argument("--kind", choices=KINDS, required=True, help="how to export")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite or .onnx file to write")
-    parser.add_argument("--images", type=Path, nargs="+", help="pictures to calibrate with, for stock-int8")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite, .onnx or .xml file to write")
+    parser.add_argument("--images", type=Path, nargs="+", help="pictures to calibrate stock-int8 or openvino-int8 with")
     parser.add_argument("--pictures", type=int, default=16, help="how many of them (default 16)")
     parser.add_argument("--activation", choices=("gelu", "relu"), help="instead of the checkpoint's own")
 
@@ -50,12 +52,19 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = dequantise(args.source) if args.source.suffix == ".tflite" else Checkpoint.load(args.source)
     if args.activation:
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, activation=args.activation))
-    if args.kind == "stock-int8" and not args.images:
-        raise UserError("stock-int8 needs pictures to calibrate with: add --images DIR.")
+    if args.kind in CALIBRATED and not args.images:
+        raise UserError(f"{args.kind} needs pictures to calibrate with: add --images DIR.")
+    if args.kind == "openvino-int8":
+        openvino_file.check(args.output)
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width) if args.images else []
-    write_whole({args.output: export(checkpoint, args.kind, pictures)})
-    print(f"{args.output}: {args.kind}, {args.output.stat().st_size / 1e6:.1f} MB")
+    if args.kind == "openvino-int8":
+        description, weights = openvino_file.quantise(export(checkpoint, "float32", []), pictures)
+        files = {args.output: description, args.output.with_suffix(".bin"): weights}
+    else:
+        files = {args.output: export(checkpoint, args.kind, pictures)}
+    write_whole(files)
+    print(f"{args.output}: {args.kind}, {sum(map(len, files.values())) / 1e6:.1f} MB")
     return 0
 
 

@@ -229,20 +229,24 @@ def test_rivals_come_from_the_converter_as_a_command(shipped: Path, monkeypatch:
     details = json.loads((shipped / "fine.json").read_text()) | {"network": {"depth": 1}}
     (shipped / "fine.json").write_text(json.dumps(details))
     monkeypatch.setattr(baselines, "convert", convert)
-    found = list(baselines.rivals([shipped / "fine.tflite"], ["float32", "stock-int8"], shipped))
-    assert [(rival.variant, rival.path.name) for rival in found] == [
-        ("float32", "fine-float32.tflite"), ("stock-int8", "fine-stock-int8.tflite"),
+    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: name)  # all is installed
+    found = list(baselines.rivals([shipped / "fine.tflite"], ["float32", "stock-int8", "openvino-int8"], shipped))
+    assert [(rival.variant, rival.path.name, rival.engine) for rival in found] == [
+        ("float32", "fine-float32.tflite", "litert"), ("stock-int8", "fine-stock-int8.tflite", "litert"),
+        ("openvino-int8", "fine-openvino-int8.xml", "openvino"),
     ]  # fmt: skip
-    assert [call[call.index("--kind") + 1] for call in calls] == ["float32", "stock-int8"]
+    assert [call[call.index("--kind") + 1] for call in calls] == ["float32", "stock-int8", "openvino-int8"]
     assert "--images" not in calls[0]
     pictures = Path(calls[1][calls[1].index("--images") + 1])
-    assert len(list(pictures.glob("*.png"))) == baselines.PICTURES
+    assert len(list(pictures.glob("*.png"))) == int(calls[1][calls[1].index("--pictures") + 1])
 
 
 def test_a_runtime_that_is_not_installed_is_named(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install openvino"):
-        list(baselines.rivals([shipped / "fine.tflite"], ["openvino"], shipped))
+    monkeypatch.setattr(baselines, "convert", lambda *words: pytest.fail("an export before the error"))
+    for name, package in (("openvino", "openvino"), ("openvino-int8", "openvino"), ("onnxruntime", "onnxruntime")):
+        with pytest.raises(UserError, match=f"pip install {package}"):
+            list(baselines.rivals([shipped / "fine.tflite"], ["float32", name], shipped))
 
 
 def test_the_converters_error_becomes_ours() -> None:

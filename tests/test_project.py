@@ -61,6 +61,25 @@ def test_the_lock_fits_every_requirement() -> None:
             assert requirement.specifier.contains(names[requirement.name.lower()]), requirement
 
 
+@pytest.mark.parametrize(
+    ("machine", "python", "runtime"),
+    [
+        ("aarch64", "3.13", "ai-edge-litert"),
+        ("x86_64", "3.11", "ai-edge-litert"),
+        ("armv7l", "3.11", "tflite-runtime"),  # a 32-bit kernel
+        ("armv8l", "3.11", "tflite-runtime"),  # a 64-bit kernel under a 32-bit system
+    ],
+)
+def test_each_machine_gets_the_runtime_that_it_has_a_wheel_of(machine: str, python: str, runtime: str) -> None:
+    here = {"platform_machine": machine, "python_version": python}
+    wanted = [
+        line for line in map(Requirement, PROJECT["dependencies"]) if not line.marker or line.marker.evaluate(here)
+    ]
+    assert {line.name for line in wanted} & {"ai-edge-litert", "tflite-runtime"} == {runtime}
+    old = any(line.name == "numpy" and not line.specifier.contains("2.0") for line in wanted)
+    assert old == (runtime == "tflite-runtime")
+
+
 def planned(target: str) -> str:
     """Return the commands that make would run for a target on a fresh machine, in one text."""
     command = ["make", "--dry-run", "--always-make", target, f"PYTHON={sys.executable}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import baseline, flatbuffer, proof, reference
+from convert import baseline, flatbuffer, openvino_file, proof, reference
 from convert.__main__ import main
 from convert.files import draw_pictures
 from convert.verify import verify
@@ -162,3 +162,40 @@ def test_a_baseline_of_a_foreign_file_is_refused(
     assert main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out.tflite").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "says"),
+    [
+        ("out.tflite", True, "in .xml"),
+        ("out.xml", True, "pip install openvino nncf"),
+        ("out.xml", False, "--images DIR"),
+    ],
+)
+def test_an_openvino_baseline_is_refused_before_minutes_of_exporting(
+    name: str, images: bool, says: str, integer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(openvino_file.importlib.util, "find_spec", lambda package: None)
+    pictures = ["--images", str(integer.parent / "pictures")] if images else []
+    command = ["baseline", str(integer), "--kind", "openvino-int8", "-o", str(tmp_path / name), *pictures]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_an_openvino_baseline_is_the_same_network(integer: Path, tmp_path: Path) -> None:
+    for package in ("openvino", "nncf"):
+        pytest.importorskip(package, reason=f"{package} is not installed here")
+    output, pictures = tmp_path / "out.xml", integer.parent / "pictures"
+    assert (
+        main(["baseline", str(integer), "--kind", "openvino-int8", "-o", str(output), "--images", str(pictures)]) == 0
+    )
+    import openvino
+
+    theirs, ours = openvino.Core().compile_model(output, "CPU"), interpreter(integer)
+    for pixels in draw_pictures([pictures], 2, 64, 64):
+        ours.set_tensor(ours.get_input_details()[0]["index"], pixels)
+        ours.invoke()
+        classes = ours.get_tensor(ours.get_output_details()[0]["index"])
+        assert (theirs(pixels)[0] == classes).mean() > 0.8
