@@ -48,6 +48,9 @@ def python(cache: Path, release: str, architecture: str, packages: Iterable[str]
     if not root.is_dir():
         qemu = _qemu(cache) / "usr/bin" / QEMU[architecture]
         partial = _unpack(root, _fetch(cache, release, architecture, ["python3", "python3-venv", *packages]))
+        for library in partial.glob("usr/lib/*/*/lib*.so.3"):  # what update-alternatives would do for NumPy
+            if library.parent.name in ("blas", "lapack"):
+                (library.parents[1] / library.name).symlink_to(f"{library.parent.name}/{library.name}")
         link = partial / "usr/bin/python3"
         real = link.resolve().name  # python3.11
         link.resolve().rename(partial / "usr/bin" / f"{real}.real")
