@@ -61,6 +61,8 @@ VARIANTS = (
     Variant(CALIBRATION, "ranges: no rotation, the largest value", rotate=False, levers=Levers(ranges="max")),
     Variant(CALIBRATION, "stream: squared error, not by token", levers=Levers(stream="values")),
     Variant(CALIBRATION, "kernels: the largest weight", levers=Levers(kernels="max")),
+    Variant(CALIBRATION, "kernels: GPTQ, biases corrected", levers=Levers(rounding="gptq")),
+    Variant(CALIBRATION, "kernels: GPTQ, biases corrected, one picture", pictures=1, levers=Levers(rounding="gptq")),
     *(
         Variant(
             WIDTHS, f"W{weights}A{products}{'' if rotate else ', no rotation'}", rotate, simulated=True,

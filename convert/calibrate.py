@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from convert import floats
+from convert import floats, rounding
 from convert.build import EXP_FLOOR
 from convert.checkpoint import Config
 from convert.fold import Folded
@@ -37,6 +37,7 @@ class Levers:
         ranges: the limit of a result is that of least "error", or its largest value ("max").
         stream: the error in the residual stream is that of "tokens" relative to their size, or that of "values".
         kernels: the scale of a kernel's output is that of least "error", or its largest weight ("max").
+        rounding: of the weights, to the "nearest", or "gptq" with corrected biases (`convert/rounding.py`).
         product_bits: of what enters a matrix product, the weights aside.
         weight_bits: of the weights.
     """
@@ -44,6 +45,7 @@ class Levers:
     ranges: str = "error"
     stream: str = "tokens"
     kernels: str = "error"
+    rounding: str = "nearest"
     product_bits: int = 8
     weight_bits: int = 8
 
@@ -112,7 +114,8 @@ def _best_limit(values: Sample, levels: int, error: Callable[[Sample, Sample], f
     largest = max(float(np.abs(values).max()), 1e-6)
     limits = largest * SHARES
     steps = limits / levels
-    errors = [error(values, np.clip(np.round(values / step), -levels, levels) * step) for step in steps]
+    # Python's own floats leave float32 values float32
+    errors = [error(values, np.clip(np.round(values / step), -levels, levels) * step) for step in steps.tolist()]
     return float(limits[int(np.argmin(errors))])
 
 
@@ -155,6 +158,11 @@ def numbers(
     """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
     limits = calibrate(folded, config, pictures, levers)
     named = {name.removesuffix("/kernel"): array for name, array in folded.items() if name.endswith("/kernel")}
-    rounding = tqdm(named.items(), "rounding", unit="kernels", leave=False)
-    kernels = {name: quantise_kernel(array, levers) for name, array in rounding}
-    return Quantised(limits, kernels, folded)
+    progress = tqdm(named.items(), "rounding", unit="kernels", leave=False)
+    kernels = {name: quantise_kernel(array, levers) for name, array in progress}
+    quantised = Quantised(limits, kernels, folded)
+    if levers.rounding == "nearest":
+        return quantised
+    return rounding.compensated(
+        quantised, rounding.moments(folded, config, pictures), 2 ** (levers.weight_bits - 1) - 1
+    )
