@@ -88,9 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("checkpoint", type=Path, help="the trained network, .npz")
     evaluate.configure_labels(parser)
-    parser.add_argument(
-        "--calibrate", type=Path, nargs="+", required=True, help="folders of pictures to calibrate with"
-    )
+    parser.add_argument("--calibrate", type=Path, nargs="+", help="folders of pictures to calibrate with, if no recipe")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .md file to write")
     parser.add_argument("--seeds", type=int, default=3, help="how often chance is drawn (default 3)")
     parser.add_argument("--limit", type=int, help="score on that many pictures, evenly taken (default: all)")
