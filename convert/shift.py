@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import floats
-from convert.build import IntegerOps
+from convert.build import BIAS_LIMIT, IntegerOps
 from convert.checkpoint import Config
 from convert.graph import Tensor, constant
 from convert.quantised import Quantised
@@ -79,7 +79,7 @@ class ShiftOps(IntegerOps):
 
         QUANTIZE requantises with one scale, so the scales of the outputs are whole multiples of one.
         """
-        rows, multiples, base = self._whole_multiples(name)
+        rows, multiples, base = self._whole_multiples(name, x.step)
         scale = x.step * base
         bias = np.round(self.folded[f"{name}/bias"] / scale) - x.zero_point * rows.sum(-1) * multiples
         weights = constant(f"{name}/rows", rows[np.newaxis], base)
@@ -91,16 +91,16 @@ class ShiftOps(IntegerOps):
         whole = self._int("ADD", scaled, bias, f"{name}/whole", scale)
         return self.graph.add("QUANTIZE", (whole,), name, whole.shape, np.int16, self.scale(name))
 
-    def _whole_multiples(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.int64], float]:
+    def _whole_multiples(self, name: str, step: float) -> tuple[NDArray[np.int8], NDArray[np.int64], float]:
         """Return an int8 kernel [out, in], each output's multiple, and the scale they are multiples of.
 
-        The multiples are as fine as leaves every sum, bias included, within int32.
+        The multiples are as fine as leaves every sum, bias included, within int32; `step` is the input's scale.
         """
-        kernel = self.folded[f"{name}/kernel"]
+        kernel, scales = self.folded[f"{name}/kernel"], self.kernels[name][1]
         kernel = kernel.reshape(-1, kernel.shape[-1])
-        scales = self.kernels[name][1]
+        least = np.abs(self.folded[f"{name}/bias"]).max() / (step * BIAS_LIMIT)
         for finest in (127, 64, 32, 16, 8, 4, 2, 1):
-            base = float(np.float32(scales.max() / finest))
+            base = float(np.float32(max(scales.max() / finest, least)))
             multiples = np.maximum(1, np.round(scales / base)).astype(np.int64)
             rows = np.clip(np.round(kernel / (multiples * base)), -127, 127).astype(np.int8).T
             if (np.abs(rows.astype(np.int64)).sum(-1) * multiples).max() * 512 < LARGEST:  # 2 x 255, and the bias

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import flatbuffer, proof
+from convert import calibrate, flatbuffer, proof
 from convert.checkpoint import preset
 from convert.files import draw_pictures
+from convert.fold import fold
 from convert.graph import Tensor
 from convert.quantised import Quantised
-from convert.shift import LambdaShiftOps, ShiftOps
+from convert.quantize import agreement, quantise
+from convert.shift import LambdaShiftOps, ShiftOps, widened
 from convert.verify import verify
 from models.runtime import interpreter
 from tests import tiny
@@ -163,3 +165,14 @@ def test_its_weights_cannot_be_read_back(converted: Path, capsys: pytest.Capture
     assert main(["sqnr", str(converted), "--images", str(converted.parent / "pictures"), "--pictures", "1"]) == 2
     error = capsys.readouterr().err
     assert "checkpoint" in error and error.count("\n") == 1
+
+
+def test_dead_writers_and_large_biases_convert(tmp_path: Path) -> None:
+    checkpoint = tiny.checkpoint()
+    checkpoint.arrays["encoder/0/fc2/kernel"][:] = 0
+    checkpoint.arrays["encoder/0/fc2/bias"][3] = 50.0
+    folded, config = fold(checkpoint), checkpoint.config
+    pictures = draw_pictures([tiny.pictures(tmp_path / "pictures")], 4, 64, 64)
+    numbers = widened(calibrate.numbers(folded, config, pictures), config, pictures)
+    model = quantise(checkpoint, numbers, operators="shift")
+    assert agreement(checkpoint, folded, model, pictures) > 0.9
