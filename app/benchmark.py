@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from app import device, preference, report_page, trial
 from app.baselines import AGAINST, Rival, profile, rivals
+from app.catalogue import other
 from app.live import positive
 from app.outputs import begin, write_whole
 from app.sustained import sustain
@@ -288,8 +289,8 @@ def _variant(path: Path) -> str:
 def _score(path: Path, variant: str) -> float | None:
     """Return the mIoU, 0..1, that the card states for the integer file or for the float network."""
     scores = _details(path).get("scores", {})
-    told = {"int8": scores, "float32": scores.get("against", {})}.get(variant, {})
-    return told.get("miou")  # type: ignore[no-any-return]
+    told = {"int8": scores, "float32": other(scores, ".npz")}.get(variant) or {}
+    return told.get("miou")
 
 
 def _own_seconds() -> float:

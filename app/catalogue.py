@@ -75,8 +75,7 @@ def _figures(told: Card) -> tuple[str, ...]:
         f"[{told.name}](models/{told.file.stem}.json)",
         ", ".join(info.name for info in told.classes[1:]),
         _size(told),
-        " → ".join(_percent(side) for side in (_other(scores, ".npz"), _other(scores, ".tflite"), scores) if side)
-        or "-",
+        " → ".join(_percent(side) for side in (other(scores, ".npz"), other(scores, ".tflite"), scores) if side) or "-",
         "<br>".join(f"{row['median_ms']:.1f} ms, {row['fps']:.0f} FPS, {_threads(row)}" for row in ours) or "-",
         "<br>".join(" / ".join(faster.get((row["threads"], name), "-") for name in EXPORTS) for row in ours) or "-",
         "<br>".join(f"{row['rss_mb']:.0f} / {row['peak_rss_mb']:.0f} MB" for row in ours) or "-",
@@ -104,7 +103,7 @@ def _size(told: Card) -> str:
     return f"{size['width']}x{size['height']}" if size else "-"
 
 
-def _other(scores: dict[str, Any], suffix: str) -> dict[str, Any] | None:
+def other(scores: dict[str, Any], suffix: str) -> dict[str, Any] | None:
     """Find what the card's file was scored against: the float network's .npz, or the .tflite without fine-tuning."""
     return next((side for side in scores.get("against", []) if side["file"].endswith(suffix)), None)
 

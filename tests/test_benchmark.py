@@ -33,7 +33,7 @@ def shipped(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         (tmp_path / f"{name}.tflite").write_bytes(tiny.read_bytes())
         card = json.loads(tiny.with_suffix(".json").read_text())
         card |= {"name": name, "verify": {"integer_only": True}}
-        card["scores"] = {"images": 9, "data": "here", "miou": score, "against": {"miou": 0.65}}
+        card["scores"] = {"images": 9, "data": "here", "miou": score, "against": [{"file": "a.npz", "miou": 0.65}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(card))
     monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
@@ -111,7 +111,7 @@ def test_threads_double_up_to_the_cores(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_reports_as_json_csv_and_page(shipped: Path, timed: list[tuple[str, int]], tmp_path: Path) -> None:
-    other = tmp_path / "elsewhere" / "peer.tflite"
+    other = tmp_path / "elsewhere" / "float32.tflite"
     other.parent.mkdir()
     other.write_bytes((shipped / "fine.tflite").read_bytes())
     paths = [tmp_path / f"r{ending}" for ending in (".json", ".csv", ".html")]
@@ -119,7 +119,7 @@ def test_reports_as_json_csv_and_page(shipped: Path, timed: list[tuple[str, int]
     report = json.loads(paths[0].read_text())
     assert {"device", "rows", "definitions"} <= set(report) and all(set(row) >= KEYS for row in report["rows"])
     assert [(row["model"], row["variant"], row["miou"]) for row in report["rows"]] == [
-        ("fine", "int8", 0.6), ("fine", "peer", None), ("rough", "int8", 0.5), ("rough", "peer", None),
+        ("fine", "int8", 0.6), ("fine", "float32", 0.65), ("rough", "int8", 0.5), ("rough", "float32", 0.65),
     ]  # fmt: skip
     assert [pair["ratio"] for pair in report["ratios"]] == [2.5, 10.0]
     rows = list(csv.DictReader(paths[1].read_text().splitlines()))
