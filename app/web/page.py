@@ -22,25 +22,19 @@ from models import Card, Frame, UserError
 
 TITLE = "Edge Segmenter"
 WORDS = {"overlay": "Colours", "blur": "Blur rest", "hide": "Blur it", "replace": "Replace", "cutout": "Isolate",
-         "side": "Side by side", "mask": "Mask"}  # fmt: skip
+         "side": "Both", "mask": "Mask"}  # fmt: skip
 CAMERA_KEYS = {"m": "Next mode", "n": "Next model", "c": "Outlines", "s": "Steady", "e": "Sharp edges", "i": "Figures",
                "-": "Fainter", "+": "Stronger", "0": "All classes"}  # fmt: skip
+# Gradio checks that an upload is one of this server's, and hands it on as it is: it would decode or convert it unseen.
+RAW: dict[str, Any] = {"preprocess": False}
+Upload = dict[str, Any]  # Gradio's `FileData`: path, url, orig_name ...
 EXAMPLES = (10, 48, 120)  # frames of the bundled clip
 
 
-def _as_brought(component: Any) -> Any:
-    """Have a component hand on an upload as it is, for us to check, instead of decoding or converting it itself.
-
-    Set on the one component, since Gradio writes a file beside the source of each subclass.
-    """
-    component.preprocess = lambda payload: payload
-    return component
-
-
-def _open_picture(payload: Any) -> Frame:
-    if payload.url and payload.url.startswith("data:"):
-        return open_data_url(payload.url)
-    return open_picture(Path(payload.path))
+def _open_picture(brought: Upload) -> Frame:
+    """Open an upload, or a picture sent as a `data:` address."""
+    url = str(brought.get("url") or "")
+    return open_data_url(url) if url.startswith("data:") else open_picture(Path(brought["path"]))
 
 
 class _told:
@@ -83,7 +77,7 @@ class Page:
                 card = _html(card_html(self._first))
             with gr.Tabs():
                 if self._camera:
-                    with gr.Tab("This machine's camera", id="camera"):
+                    with gr.Tab("Watch", id="camera"):
                         _html(f"<edge-camera data-keys='{escape(json.dumps(CAMERA_KEYS))}'></edge-camera>")
                 with gr.Tab("Live", id="live"):
                     _html(f"<edge-live data-setup='{escape(json.dumps(self._setup()))}'></edge-live>")
@@ -106,7 +100,6 @@ class Page:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 brought = gr.Image(label="Picture", sources=["upload", "clipboard"], elem_id="picture-in", height=330)
-                _as_brought(brought)
                 gr.Examples(self._stills(), brought, label="Examples")
             with gr.Column(scale=1, min_width=300):
                 drawn = gr.Image(
@@ -118,7 +111,7 @@ class Page:
                 files = gr.File(label="To take home", file_count="multiple", height=130)
         mask = gr.State(None)  # the class ids as PNG, for clicks
         inputs, outputs = [brought, self._model, *look], [drawn, shares, files, mask]
-        settings = {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": drawn}
+        settings = {**RAW, "trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": drawn}
         changes = [brought.change, *(each.change for each in look)]
         gr.on(changes, self._segment, inputs, outputs, api_name="segment", concurrency_limit=4, **settings)
         self._renew(look[1]).then(self._segment, inputs, outputs, api_visibility="private", **settings)
@@ -132,14 +125,13 @@ class Page:
             archive = gr.File(label="Pictures, masks and shares as ZIP")
             go.click(
                 self._segment_many, [several, self._model, *look], [gallery, archive], api_name="segment_many",
-                concurrency_limit=2,
+                concurrency_limit=2, **RAW,
             )  # fmt: skip
 
     def _video_tab(self) -> None:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 brought = gr.Video(label=f"Clip, at most {CLIP_SECONDS} s", sources=["upload"], height=330)
-                _as_brought(brought)
                 gr.Examples([[str(self._sample())]], brought, label="Examples")
                 look = self._look()
             with gr.Column(scale=1, min_width=300):
@@ -151,7 +143,13 @@ class Page:
                 table = gr.File(label="Shares of each frame as CSV", height=110)
         inputs, outputs = [brought, self._model, *look], [drawn, table, words]
         run = go.click(
-            self._segment_clip, inputs, outputs, api_name="segment_clip", concurrency_limit=1, show_progress_on=drawn
+            self._segment_clip,
+            inputs,
+            outputs,
+            api_name="segment_clip",
+            concurrency_limit=1,
+            show_progress_on=drawn,
+            **RAW,
         )
         stop.click(None, cancels=[run])
         self._renew(look[1])
@@ -191,8 +189,8 @@ class Page:
         )  # fmt: skip
 
     def _segment(
-        self, picture: Any, model: str, mode: str, classes: list[str], opacity: float, contour: bool, edges: bool,
-        background: str, colour: str,
+        self, picture: Upload | None, model: str, mode: str, classes: list[str], opacity: float, contour: bool,
+        edges: bool, background: str, colour: str,
     ) -> Any:  # fmt: skip
         """Segment a picture: the drawn picture, each class's share, and files (picture and PNG mask of class ids)."""
         if picture is None:
@@ -216,7 +214,7 @@ class Page:
         return [] if label == 0 else [*(set(chosen) ^ {name})]
 
     def _segment_many(
-        self, pictures: list[str] | None, model: str, mode: str, classes: list[str], opacity: float, contour: bool,
+        self, pictures: list[Upload] | None, model: str, mode: str, classes: list[str], opacity: float, contour: bool,
         edges: bool, background: str, colour: str, progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:  # fmt: skip
         """Segment several pictures: a gallery, and a ZIP of pictures, masks and a table of shares."""
@@ -224,12 +222,12 @@ class Page:
             if not pictures:
                 raise UserError("Bring some pictures first.")
             look = Look(mode, classes, opacity, contour, edges, background, colour)
-            frames = [(Path(path).name, functools.partial(open_picture, Path(path))) for path in pictures]
+            frames = [(Path(each["path"]).name, functools.partial(_open_picture, each)) for each in pictures]
             return self._tasks.pictures(frames, model, look, lambda part, text: progress(part, desc=text))
 
     def _segment_clip(
-        self, clip: Any, model: str, mode: str, classes: list[str], opacity: float, contour: bool, edges: bool,
-        background: str, colour: str, progress: gr.Progress = gr.Progress(),  # noqa: B008
+        self, clip: Upload | None, model: str, mode: str, classes: list[str], opacity: float, contour: bool,
+        edges: bool, background: str, colour: str, progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:  # fmt: skip
         """Segment a clip: the drawn video (WebM), a CSV of shares frame by frame, and a sentence on its speed."""
         with _told():
@@ -237,7 +235,7 @@ class Page:
                 raise UserError("Bring a clip, or take the example.")
             look = Look(mode, classes, opacity, contour, edges, background, colour)
             for video, table, words in self._tasks.clip(
-                Path(clip.path), model, look, lambda part, text: progress(part, desc=text)
+                Path(clip["path"]), model, look, lambda part, text: progress(part, desc=text)
             ):
                 yield video or None, table or None, words
 

@@ -123,7 +123,7 @@ def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
                 server_name=host, server_port=port, share=door.share, auth=door.login, quiet=True, inline=False,
                 prevent_thread_lock=True, ssl_certfile=files and str(files.cert), ssl_keyfile=files and str(files.key),
                 ssl_verify=False, max_file_size=UPLOAD_MB * 1_000_000, state_session_capacity=100, ssr_mode=False,
-                run_history=False, enable_monitoring=False, footer_links=["api", "settings"], theme=theme(), head=HEAD,
+                run_history=False, enable_monitoring=False, footer_links=["api"], theme=theme(), head=HEAD,
                 favicon_path=str(HERE.parent / "phone" / "site" / "icons" / "icon-192.png"),
             )  # fmt: skip
     except OSError as error:
