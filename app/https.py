@@ -86,6 +86,12 @@ def page(host: str, port: int, secure: bool = False) -> str:
     return f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
+def local(url: str) -> bool:
+    """Tell whether an address leads nobody but this machine itself to the page."""
+    host = url.partition("//")[2]
+    return host.startswith(("127.", "localhost", "[::1]"))
+
+
 def qr_code(url: str) -> str:
     """Draw a QR code for a dark or a light terminal; "" where the `segno` package is not installed."""
     try:

@@ -1,9 +1,13 @@
 """The web page without a browser: turns, uploads, the addresses it answers, login, certificate, Space."""
 
+import asyncio
 import base64
+import contextlib
+import http.client
 import http.cookiejar
 import io
 import json
+import os
 import re
 import signal
 import ssl
@@ -15,6 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +35,7 @@ from app.web.engine import Engine, Overtaken
 from app.web.live import SILENCE, Visitors, read_view
 from app.web.pictures import open_clip, open_data_url, open_frame, open_picture
 from app.web.screen import Screen
-from app.web.server import Door, serving
+from app.web.server import Door, join, serving
 from app.web.space import export
 from app.web.tasks import Look, report_html
 from models import Frame, Segmenter, UserError, card, names
@@ -147,7 +152,7 @@ def bomb(width: int, height: int) -> bytes:
     Image.new("1", (8, 8)).save(head, "PNG")
     content = bytearray(head.getvalue())
     content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    crc = __import__("zlib").crc32(content[12:29])
+    crc = zlib.crc32(content[12:29])
     content[29:33] = crc.to_bytes(4, "big")
     return bytes(content)
 
@@ -408,6 +413,24 @@ def test_curl_can_call_the_api(url: str) -> None:
     assert status == 200 and b"event: complete" in stream and b"confidences" in stream
 
 
+def test_a_request_larger_than_any_upload_is_refused_unread(url: str) -> None:
+    host, port = urllib.parse.urlsplit(url).netloc.split(":")
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
+        connection.putrequest("POST", "/gradio_api/call/segment")
+        connection.putheader("Content-Length", "900000000")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 413 and "bring smaller files" in json.load(answer)["error"]
+    assert get(url)[0] == 200
+
+
+def test_the_way_in_for_phones() -> None:
+    assert "--https" in join("http://127.0.0.1:7860/")
+    assert "<svg" in join("http://192.0.2.7:7860/") and "no camera" in join("http://192.0.2.7:7860/")
+    assert "Android" in join("https://192.0.2.7:7860/")
+    assert "Android" not in join("https://fox.gradio.live")  # the tunnel's certificate is vouched for
+
+
 # Login, certificate, tunnel
 
 
@@ -461,8 +484,6 @@ def test_wrong_options_are_told_in_a_sentence(words: list[str], said: str, capsy
 
 
 def test_the_screen_gives_the_newest_picture_and_only_harmless_keys() -> None:
-    import asyncio
-
     screen = Screen()
     assert not screen.watched
     for level in (10, 200):
@@ -506,7 +527,7 @@ def test_a_space_runs_as_it_is_exported(tiny: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", told["sdk_version"])
     assert all("==" in line for line in (folder / "requirements.txt").read_text().splitlines())
     command = [sys.executable, told["app_file"]]
-    environment = {**__import__("os").environ, "GRADIO_SERVER_PORT": "0", "PYTHONPATH": ""}
+    environment = {**os.environ, "GRADIO_SERVER_PORT": "0", "PYTHONPATH": ""}
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr

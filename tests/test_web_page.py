@@ -18,7 +18,7 @@ from models import card, names
 from tests.browser import Browse
 from tests.test_web import LEVELS, encoded, get, stripes
 
-PATIENCE = 60_000  # ms; a shared core may be slow
+PATIENCE = 240_000  # ms; a core that is shared with other work may be very slow
 HELD = 8  # frames that each picture of the camera stands
 
 
@@ -82,7 +82,8 @@ def tab(page: Any, name: str) -> None:
 
 def start(page: Any) -> None:
     tab(page, "Live")
-    page.click("edge-live [data-id=start]")
+    if page.is_visible("edge-live [data-id=start]"):
+        page.click("edge-live [data-id=start]")
     page.wait_for_selector("edge-live [data-id=dock]:not([hidden])")
 
 
@@ -141,14 +142,15 @@ def test_a_tap_on_a_class_chooses_it_where_it_is_in_the_mirror(page: Any, tiny: 
 
 
 def test_a_second_visitor_works_and_leaves_nothing(context: Any, page: Any, url: str, problems: list[str]) -> None:
+    start(page)
     second = open_page(context, url, problems, 390)  # as wide as a phone
-    second.bring_to_front()
-    start(second)
-    assert second.evaluate("document.documentElement.scrollWidth") <= 390  # nothing sticks out
-    until(second, lambda: figure(second, "visitors") == "2")
-    sent = second.text_content("edge-live [data-id=figure-median]")
-    assert sent != "–"
-    second.close()
+    try:
+        start(second)
+        assert second.evaluate("document.documentElement.scrollWidth") <= 390  # nothing sticks out
+        until(second, lambda: figure(second, "visitors") == "2")
+        assert figure(second, "median") != "–"
+    finally:
+        second.close()
     page.bring_to_front()
     until(page, lambda: figure(page, "visitors") == "1")
     page.click("edge-live [data-id=stop]")

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 
 def announce(url: str, secure: bool) -> None:
     """Print where the page is; for a phone's camera too, where a phone can reach it."""
-    here = url.startswith(("http://127.", "http://localhost", "https://127.", "https://localhost"))
+    here = https.local(url)
     log.info(f"{'' if here else https.qr_code(url)}\nThe page: {url}   (Ctrl-C ends it)")
     if here:
         log.info("Only this machine sees it; with --https the phones of this network do.")

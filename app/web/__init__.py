@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app import https
+from app import https, phone
 from models import UserError, names
 
 if TYPE_CHECKING:  # Gradio takes seconds to import, and may be missing
@@ -87,7 +87,9 @@ def _page(args: argparse.Namespace, models: Sequence[str], shown: "Screen | None
             f"The page needs Gradio ({error}): run `pip install 'gradio>=6.25,<7' cryptography segno`."
         ) from None
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio calls its own server at start
-    with serving(door(args), Engine(models, args.threads), shown) as address:
+    opened, engine = door(args), Engine(models, args.threads)
+    engine.segmenter()  # a file that is no model shall not be found out by the first visitor
+    with serving(opened, engine, shown) as address:
         announce(address, args)
         yield
 
@@ -108,15 +110,10 @@ def door(args: argparse.Namespace) -> "Door":
 
 
 def announce(url: str, args: argparse.Namespace) -> None:
-    """Print where the page is; for a phone's camera too, where a phone can reach it."""
-    here = url.startswith(("http://127.", "http://localhost", "https://127.", "https://localhost"))
-    log.info(f"{'' if here else https.qr_code(url)}\nThe page: {url}   (Ctrl-C ends it)")
-    if here:
-        log.info("Only this machine sees it; with --https the phones of this network do.")
-        return
-    if not (args.auth or os.environ.get("EDGE_AUTH")):
+    """Print where the page is, and who may come in."""
+    if args.share:
+        log.info(f"{https.qr_code(url)}\nThe page: {url}   (Ctrl-C ends it)")
+    else:
+        phone.announce(url, args.https)
+    if not https.local(url) and not (args.auth or os.environ.get("EDGE_AUTH")):
         log.info("Whoever reaches this address may use it; --auth USER:PASSWORD asks for a login.")
-    if args.https:
-        log.info("The phone warns once about the certificate, which this machine signed itself: choose to go on.")
-    elif not args.share:
-        log.info("Without --https a phone shows the page but gives it no camera.")

@@ -55,12 +55,11 @@ class Page:
         engine: the models on offer.
         folder: for files that are handed out, and for the examples.
         camera: whether the live session's own camera is shown.
-        address: of this page.
-        qr: the address as a QR code in SVG, for phones; "" where none could reach it.
+        address: of this page, for the examples of its API.
     """
 
-    def __init__(self, engine: Engine, folder: Path, address: str, qr: str = "", camera: bool = False) -> None:
-        self._engine, self._address, self._qr, self._camera = engine, address, qr, camera
+    def __init__(self, engine: Engine, folder: Path, address: str, camera: bool = False) -> None:
+        self._engine, self._address, self._camera = engine, address, camera
         self._first = next(iter(engine.cards.values()))
         for name in ("made", "examples"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ class Page:
                 with gr.Tab("Benchmark", id="benchmark"):
                     self._benchmark_tab()
                 with gr.Tab("Phone", id="phone"):
-                    _html(self._phone())
+                    _html("<edge-join></edge-join>")
                 with gr.Tab("API", id="api"):
                     gr.Markdown(API.replace("ADDRESS", self._address))
             told = functools.partial(gr.on, [self._model.change], queue=False, api_visibility="private")
@@ -108,7 +107,7 @@ class Page:
                 )  # fmt: skip
                 look = self._look()
                 shares = gr.Label(label="Shares of the picture", num_top_classes=6, show_heading=False)
-                files = gr.File(label="To take home", file_count="multiple", height=130)
+                files = gr.File(label="To take home", file_count="multiple", height=130, elem_classes="slim")
         mask = gr.State(None)  # the class ids as PNG, for clicks
         inputs, outputs = [brought, self._model, *look], [drawn, shares, files, mask]
         settings = {**RAW, "trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": drawn}
@@ -140,7 +139,7 @@ class Page:
                     stop = gr.Button("Stop")
                 drawn = gr.Video(label="Segmented", interactive=False, autoplay=True, elem_id="video-out", height=400)
                 words = gr.Markdown(elem_id="video-words")
-                table = gr.File(label="Shares of each frame as CSV", height=110)
+                table = gr.File(label="Shares of each frame as CSV", height=110, elem_classes="slim")
         inputs, outputs = [brought, self._model, *look], [drawn, table, words]
         run = go.click(
             self._segment_clip,
@@ -272,20 +271,6 @@ class Page:
         writer.release()
         return path
 
-    def _phone(self) -> str:
-        if not self._qr:
-            return (
-                "<div class='join'><div><p>Only this machine sees the page now. To open it on a phone in the same "
-                "network, start it with</p><p><code>python run_demo.py web --https</code></p><p class='note'>Phones "
-                "give a page their camera only over HTTPS; the command makes a certificate for this machine "
-                "and shows a QR code here. <code>--share</code> makes a public link instead.</p></div></div>"
-            )
-        return (
-            f"<div class='join'><div class='qr'>{self._qr}</div><div><p class='address'>{escape(self._address)}</p>"
-            f"<p>Scan the code with the phone's camera, in the same network as this machine.</p>"
-            f"<p class='note'>{CERTIFICATE if self._address.startswith('https') else INSECURE}</p></div></div>"
-        )
-
 
 def _html(value: str = "", **settings: Any) -> gr.HTML:
     """Put HTML on the page that is styled by our own sheet only."""
@@ -326,12 +311,6 @@ MASTHEAD = (
     f"<div class='masthead'><img src='page/icon.svg' alt=''><div><h1>{TITLE}</h1>"
     "<p>An integer-only vision transformer names every pixel.</p></div></div>"
 )
-CERTIFICATE = (
-    "The phone warns once that nobody vouches for the certificate: this machine signed it itself, and what travels is "
-    "encrypted all the same. Choose <i>Advanced</i>, then <i>Proceed</i> (Android), or <i>Show details</i>, then <i>"
-    "visit this website</i> (iPhone)."
-)
-INSECURE = "Without HTTPS a phone shows this page but gives it no camera: start it with <code>--https</code>."
 API = """
 What the buttons do can be called from programs too; **Use via API** at the foot of the page lists every parameter.
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import https
 from app.web import live
@@ -28,6 +31,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "localhost,127.0.0.1,0.0.0.0"]))
 
 HERE = Path(__file__).parent
+REQUEST_BYTES = UPLOAD_MB * 1_100_000  # a file, and what wraps it
 FILES = {  # what the page is made of besides Gradio: nothing else is served from this folder
     "live.js": (HERE / "site" / "live.js", "text/javascript"),
     "style.css": (HERE / "site" / "style.css", "text/css"),
@@ -37,6 +41,19 @@ HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
 <link rel="stylesheet" href="page/style.css"><script type="module" src="page/live.js"></script>
 """
+ALONE = """
+<div class='join'><div><p>Only this machine sees the page now. To open it on a phone in the same network, start it
+with</p><p><code>python run_demo.py web --https</code></p><p class='note'>Phones give a page their camera only over
+HTTPS; the command makes a certificate for this machine and shows a QR code here. <code>--share</code> makes a public
+link instead.
+</p></div></div>
+"""
+CERTIFICATE = """
+The phone must be in the same network as this machine. It warns once that nobody vouches for the certificate: this
+machine signed it itself, and what travels is encrypted all the same. Choose <i>Advanced</i>, then <i>Proceed</i>
+(Android), or <i>Show Details</i>, then <i>visit this website</i> (iPhone).
+"""
+INSECURE = "Without HTTPS a phone shows this page but gives it no camera: start it with <code>--https</code>."
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,29 @@ class Door:
     secure: bool = False
     share: bool = False
     login: tuple[str, str] | None = None
+
+
+class Bounded:
+    """Refuse requests that are larger than any upload may be, before they are read to their end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, as far as it is small enough."""
+        told = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        if told.isdigit() and int(told) > REQUEST_BYTES:
+            await JSONResponse({"error": f"More than {UPLOAD_MB} MB: bring smaller files."}, 413)(scope, receive, send)
+            return
+        left = REQUEST_BYTES
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            return message if left >= 0 else {"type": "http.disconnect"}  # it told no length, or a wrong one
+
+        await self._app(scope, counted, send)
 
 
 class Guarded(APIRoute):
@@ -94,8 +134,9 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
         blocks = _page(door, host, port, engine, screen, Path(folder))
         try:
             _launch(blocks, door, host, port)
-            _add_routes(blocks.app, engine, screen)
-            yield blocks.share_url or https.page(host, port, door.secure)
+            address = blocks.share_url or https.page(host, port, door.secure)
+            _add_routes(blocks.app, engine, screen, join(address))
+            yield address
         finally:
             engine.close()
             with contextlib.redirect_stdout(io.StringIO()):  # "Closing server running on port"
@@ -107,9 +148,7 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
 def _page(door: Door, host: str, port: int, engine: Engine, screen: Screen | None, folder: Path) -> Any:
     from app.web.page import Page
 
-    address = https.page(host, port, door.secure)
-    here = address.split("//")[1].startswith(("127.", "localhost", "[::1]"))
-    return Page(engine, folder, address, "" if here else https.qr_picture(address), screen is not None).build()
+    return Page(engine, folder, https.page(host, port, door.secure), screen is not None).build()
 
 
 def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
@@ -123,6 +162,7 @@ def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
                 server_name=host, server_port=port, share=door.share, auth=door.login, quiet=True, inline=False,
                 prevent_thread_lock=True, ssl_certfile=files and str(files.cert), ssl_keyfile=files and str(files.key),
                 ssl_verify=False, max_file_size=UPLOAD_MB * 1_000_000, state_session_capacity=100, ssr_mode=False,
+                app_kwargs={"middleware": [Middleware(Bounded)]},
                 run_history=False, enable_monitoring=False, footer_links=["api"], theme=theme(), head=HEAD,
                 favicon_path=str(HERE.parent / "phone" / "site" / "icons" / "icon-192.png"),
             )  # fmt: skip
@@ -135,13 +175,28 @@ def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
         )
 
 
-def _add_routes(app: Any, engine: Engine, screen: Screen | None) -> None:
+def _add_routes(app: Any, engine: Engine, screen: Screen | None, way_in: str) -> None:
     router = APIRouter(route_class=Guarded)
     live.add_routes(router, engine)
     if screen:
         screen.add_routes(router)
+    router.add_api_route("/page/join", lambda: Response(way_in, media_type="text/html"))
     app.include_router(router)
     app.add_api_route("/page/{name}", _file)
+
+
+def join(address: str) -> str:
+    """Word as HTML how a phone gets to the page: its QR code, or how to start it so that there is one."""
+    if https.local(address):
+        return ALONE
+    note = INSECURE
+    if address.startswith("https:"):
+        note = CERTIFICATE if address.rpartition(":")[2].strip("/").isdecimal() else ""  # the tunnel's is vouched for
+    picture = f"<div class='qr'>{https.qr_picture(address)}</div>"
+    return (
+        f"<div class='join'>{picture}<div><p class='address'>{escape(address)}</p>"
+        f"<p>Scan the code with the phone's camera.</p><p class='note'>{note}</p></div></div>"
+    )
 
 
 def _file(name: str) -> Response:

@@ -1,5 +1,6 @@
 // The parts of the page that Gradio has no components for: <edge-live>, the visitor's camera segmented by the server,
-// and <edge-camera>, the server's own. Both fetch one JPEG a request and draw the newest; nothing queues.
+// and <edge-camera>, the server's own. Both fetch one JPEG a request and draw the newest; nothing queues. <edge-join>
+// shows how a phone gets here.
 
 const SIDE = 640; // px, of the longer side of the frames sent
 const QUALITY = 0.8; // of their JPEGs
@@ -438,5 +439,13 @@ class EdgeCamera extends Stage {
   }
 }
 
+/** How a phone gets here: words and a QR code from the server, which knows its address. */
+class EdgeJoin extends HTMLElement {
+  async connectedCallback() {
+    this.innerHTML = await (await ask("page/join")).text();
+  }
+}
+
+customElements.define("edge-join", EdgeJoin);
 customElements.define("edge-live", EdgeLive);
 customElements.define("edge-camera", EdgeCamera);
