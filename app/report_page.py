@@ -129,7 +129,9 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    return "-" if value is None else str(value)
 
 
 def _pair(pair: dict[str, Any]) -> tuple[str, ...]:
