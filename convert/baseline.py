@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from convert import flatbuffer, onnx_file, openvino_file
 from convert.checkpoint import Checkpoint, Config
-from convert.files import draw_pictures, write_whole
+from convert.files import add_size, draw_pictures, write_whole
 from convert.fold import Folded, Matrix, unfold
 from convert.graph import Tensor
 from models import UserError, card
@@ -37,19 +37,21 @@ CALIBRATED = ("stock-int8", "openvino-int8")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument(
-        "source", type=Path, help="a checkpoint, .npz, or an integer file of ours with its card, .tflite"
-    )
+    parser.add_argument("source", type=Path, help="a checkpoint, or an integer file of ours with its card, .tflite")
     parser.add_argument("--kind", choices=KINDS, required=True, help="how to export")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite, .onnx or .xml file to write")
     parser.add_argument("--images", type=Path, nargs="+", help="pictures to calibrate stock-int8 or openvino-int8 with")
     parser.add_argument("--pictures", type=int, default=16, help="how many of them (default 16)")
+    add_size(parser)
     parser.add_argument("--activation", choices=("gelu", "relu"), help="instead of the checkpoint's own")
 
 
 def main(args: argparse.Namespace) -> int:
     """Export a checkpoint with TensorFlow's converter."""
-    checkpoint = dequantise(args.source) if args.source.suffix == ".tflite" else Checkpoint.load(args.source)
+    if args.source.suffix == ".tflite" and args.size:
+        raise UserError(f"{args.source} has its size for good: leave out --size, or give the checkpoint it came from.")
+    integer = args.source.suffix == ".tflite"
+    checkpoint = dequantise(args.source) if integer else Checkpoint.load(args.source, args.size)
     if args.activation:
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, activation=args.activation))
     if args.kind in CALIBRATED and not args.images:
@@ -97,7 +99,7 @@ def folded(path: Path) -> tuple[Folded, Config]:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    parts = ("kernel", "bias", "position", "classes", "normed")
+    parts = ("kernel", "bias", "position", "prefix", "classes", "normed", "gain")
     return tensor.data is not None and tensor.name.rpartition("/")[2] in parts
 
 

@@ -6,6 +6,7 @@ the right-hand side of a product must be (XNNPACK takes zero point 0 only there)
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ ACTIVATIONS = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
 EXP_FLOOR = -6.3
 # Row sums are measured with three rulers at once, for sums up to 4, up to 32 and up to the number of tokens.
 RULERS = (4.0, 32.0)
+# GELU is at least -0.17, and below -3.5 within 0.001 of 0.
+GELU_LOWEST, GELU_FLOOR = -0.17, -3.5
+# The result of which only each row's largest value counts. It is never negative, so those below 0 may saturate.
+BEST = "head/best"
 BIAS_LIMIT = 2.0**30  # of an int32 bias: as much is left for the sum it is added to
 # Straight lines that stand for 1/sqrt in a norm: as many as XNNPACK computes at once.
 KNOTS = 16
@@ -53,8 +58,9 @@ class IntegerOps:
 
     def __init__(self, quantised: Quantised, config: Config) -> None:
         self.graph, self.config = Graph(), config
-        self.limits, self.kernels, self.folded = quantised.limits, quantised.kernels, quantised.folded
+        self.limits, self.kernels, self.folded = dict(quantised.limits), quantised.kernels, quantised.folded
         self._constants: dict[str, Tensor] = {}
+        self._sums: dict[Tensor, tuple[Tensor, Tensor]] = {}  # what each sum of the residual stream was made of
 
     def scale(self, name: str) -> float:
         """Return the scale of a symmetric int8 result."""
@@ -69,6 +75,9 @@ class IntegerOps:
             table="SpaceToDepthOptions", blockSize=config.patch,
         )  # fmt: skip
         x = self.linear(name, self.reshape(rows, (1, config.tokens, shape[-1])))
+        if config.prefix:  # those tokens will share the scale: give them room, up to a bit of the patches' resolution
+            room = min(np.abs(self.folded["prefix"]).max(), 2 * self.limits[f"{name}/sum"])
+            self.limits[f"{name}/sum"] = max(self.limits[f"{name}/sum"], float(room))
         return self.add(f"{name}/sum", x, self._embedding("position"))
 
     def _embedding(self, name: str, scale: float | None = None, dtype: type[np.generic] = np.int8) -> Tensor:
@@ -90,21 +99,68 @@ class IntegerOps:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """x / rms(x), all of it in operators that XNNPACK takes: no table, no int32, no change of delegate."""
-        add, config = self.graph.add, self.config
-        step = float(np.float32(self.limits[f"{name}/squares"] / 255))
-        squares = add("MUL", (x, x), f"{name}/squares", x.shape, scale=step, zero_point=-128, table="MulOptions")
-        epsilon = config.decoder_epsilon if name.startswith("decoder") else config.encoder_epsilon
-        low = config.dim / self.limits[f"{name}/factor"] ** 2
-        high = config.dim * min(self.limits[f"{name}/rms"], 127 * x.step) ** 2
-        factor = self._curve(f"{name}/factor", squares, lambda sums: (sums / config.dim + epsilon) ** -0.5, low, high)
-        return add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+        epsilon = self.config.epsilon(name)
+        factor = self._of_mean_square(name, "factor", x, lambda mean: (mean + epsilon) ** -0.5)
+        return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+
+    def _of_mean_square(self, name: str, part: str, x: Tensor, function: Curve) -> Tensor:
+        """A function of each token's mean square, from the smallest to the largest that calibration saw."""
+        width, step = x.shape[-1], float(np.float32(self.limits[f"{name}/squares"] / 255))
+        squares = self.graph.add(
+            "MUL", (x, x), f"{name}/squares", x.shape, scale=step, zero_point=-128, table="MulOptions"
+        )
+        low = width / self.limits[f"{name}/factor"] ** 2
+        high = width * min(self.limits[f"{name}/rms"], 127 * x.step) ** 2
+        return self._curve(f"{name}/{part}", squares, lambda sums: function(sums / width), low, high)
+
+    def centre(self, name: str, x: Tensor) -> Tensor:
+        width, classes = x.shape[-1], x.shape[1]
+        ones = self._shared("mean", np.full((1, classes), 127, np.int8), 1 / (127 * classes))
+        mean = self.graph.add(
+            "FULLY_CONNECTED", (self._transpose(x, (0, 2, 1)), ones), f"{name}/mean", (1, width, 1),
+            scale=self.scale(f"{name}/mean"), table="FullyConnectedOptions", keepNumDims=True,
+        )  # fmt: skip
+        mean = self.reshape(mean, (1, 1, width))
+        return self.graph.add("SUB", (x, mean), name, x.shape, scale=self.scale(name), table="SubOptions")
+
+    def gain(self, name: str, x: Tensor) -> Tensor:
+        factors = (x, self._embedding("head/norm/gain"))
+        return self.graph.add("MUL", factors, name, x.shape, scale=self.scale(name), table="MulOptions")
+
+    def mask_norm(self, name: str, x: Tensor, gained: Tensor, offsets: Tensor) -> Tensor:
+        epsilon = self.folded[f"{name}/epsilon"]
+        factors = (
+            self._of_mean_square(name, "rms", x, lambda mean: np.sqrt(mean + epsilon)),
+            self._embedding(f"{name}/bias"),
+        )
+        biases = self.graph.add(
+            "MUL", factors, f"{name}/biases", x.shape, **self._range(f"{name}/biases", 0.0), table="MulOptions"
+        )
+        added = self.add(f"{name}/offsets", biases, offsets)
+        return self.graph.add("ADD", (gained, added), BEST, x.shape, **self._range(BEST, 0.0), table="AddOptions")
+
+    def carry(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """x + y. What the rounding of the sum before cut off is added to y first, whose scale is far finer.
+
+        That rest is y less what the sum went beyond x, which is exact but for the scale of y.
+        """
+        subtract, step = partial(self.graph.add, "SUB", shape=x.shape, table="SubOptions"), self.scale(name)
+        if x in self._sums:
+            before, branch = self._sums[x]
+            taken = subtract((x, before), f"{x.name}/taken", scale=branch.step + x.step / 127)
+            rest = subtract((branch, taken), f"{x.name}/rest", scale=(0.6 * x.step + branch.step) / 127)
+            scale = y.step + x.step / 254
+            y = self.graph.add("ADD", (y, rest), f"{name}/branch", x.shape, scale=scale, table="AddOptions")
+        total = self.graph.add("ADD", (x, y), name, x.shape, scale=step, table="AddOptions")
+        self._sums[total] = x, y
+        return total
 
     def _curve(self, name: str, x: Tensor, function: Curve, low: float, high: float) -> Tensor:
-        """A decreasing convex function of the row sum of x, by straight lines between sums from low to high.
+        """A function of the row sum of x, convex or concave, by straight lines between sums from low to high.
 
         A reading of the sum that saturates at a knot is a hinge, min(sum, knot), for free: one FULLY_CONNECTED of ones
         makes all hinges, each in its own full 8 bits, and a second one adds them up. Sums below `low` count as `low`,
-        where the output saturates, and sums above `high` as `high`.
+        where a falling output saturates, and sums above `high` as `high`.
         """
         ends = np.geomspace(low, max(high, 1.5 * low), KNOTS + 1)
         heights = function(ends)
@@ -117,7 +173,7 @@ class IntegerOps:
         bias = constant(f"{name}/offset", np.array([round(offset)], np.int32), np.array([scale * readings.step]))
         return self.graph.add(
             "FULLY_CONNECTED", (readings, weights, bias), name, (*x.shape[:-1], 1),
-            scale=float(np.float32(heights[0] / 255)), zero_point=-128,
+            scale=float(np.float32(heights.max() / 255)), zero_point=-128,
             table="FullyConnectedOptions", keepNumDims=True,
         )  # fmt: skip
 
@@ -142,24 +198,29 @@ class IntegerOps:
             "GATHER", (table, index), name, index.shape, scale=scale, zero_point=-128, table="GatherOptions", axis=0
         )
 
-    def linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
+    def linear(self, name: str, x: Tensor, activation: str | None = None, result: str = "") -> Tensor:
+        result = result or name
         inputs = (x, *self._weights(name, x.step))
-        shape, scale, zero_point = (*x.shape[:-1], inputs[1].shape[0]), self.scale(name), 0
-        if activation == "relu":  # half the range would stay empty: zero point -128 uses it, for free
-            scale, zero_point = float(np.float32(self.limits[name] / 255)), -128
-        result = f"{name}/before" if activation == "gelu" else name
-        if activation == "gelu":
-            scale = self.scale(result)
+        before = f"{result}/before" if activation == "gelu" else result
+        # Half of a symmetric range would stay empty
+        lowest = 0.0 if activation == "relu" or result == BEST else GELU_FLOOR if activation == "gelu" else None
+        shape, range_ = (*x.shape[:-1], inputs[1].shape[0]), self._range(before, lowest)
         y = self.graph.add(
-            "FULLY_CONNECTED", inputs, result, shape, scale=scale, zero_point=zero_point,
-            table="FullyConnectedOptions", keepNumDims=True,
+            "FULLY_CONNECTED", inputs, before, shape, **range_, table="FullyConnectedOptions", keepNumDims=True,
             fusedActivationFunction=ACTIVATIONS["relu" if activation == "relu" else None],
         )  # fmt: skip
-        return self.gelu(name, y) if activation == "gelu" else y
+        return self.gelu(result, y) if activation == "gelu" else y
 
     def gelu(self, name: str, y: Tensor) -> Tensor:
         """TFLite tabulates the exact function for int8."""
-        return self.graph.add("GELU", (y,), name, y.shape, scale=self.scale(name), table="GeluOptions")
+        return self.graph.add("GELU", (y,), name, y.shape, **self._range(name, GELU_LOWEST), table="GeluOptions")
+
+    def _range(self, name: str, lowest: float | None = None) -> dict[str, Any]:
+        """Return scale and zero point of a result: symmetric, or from `lowest` <= 0 to its limit."""
+        if lowest is None or self.limits[name] <= -lowest:
+            return {"scale": self.scale(name), "zero_point": 0}
+        scale = float(np.float32((self.limits[name] - lowest) / 255))
+        return {"scale": scale, "zero_point": -128 + round(-lowest / scale)}
 
     def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
@@ -231,16 +292,20 @@ class IntegerOps:
     def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         return self.graph.add("ADD", (x, y), name, x.shape, scale=self.scale(name), table="AddOptions")
 
+    def tokens(self, name: str) -> Tensor:
+        return self._embedding(name)
+
     def append(self, name: str, x: Tensor) -> Tensor:
-        rows = self._embedding(name, x.step, x.dtype)
-        shape = (1, x.shape[1] + self.config.classes, self.config.dim)
+        return self.join(x, self._embedding(name, x.step, x.dtype))
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        shape = (1, x.shape[1] + y.shape[1], x.shape[2])
         return self.graph.add(
-            "CONCATENATION", (x, rows), f"{x.name}/tokens", shape, x.dtype, x.step, table="ConcatenationOptions", axis=1
+            "CONCATENATION", (x, y), f"{x.name}/tokens", shape, x.dtype, x.step, table="ConcatenationOptions", axis=1
         )
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, classes = self.config.tokens, self.config.classes
-        return self._slice(x, 1, 0, tokens, "head/patches"), self._slice(x, 1, tokens, classes, "head/tokens")
+    def rows(self, name: str, x: Tensor, start: int, count: int) -> Tensor:
+        return self._slice(x, 1, start, count, name)
 
     def row(self, x: Tensor) -> Tensor:
         return self.reshape(x, (1, 1, x.shape[1]))

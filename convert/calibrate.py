@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import floats, rounding
-from convert.build import EXP_FLOOR
+from convert.build import BEST, EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
 from convert.checkpoint import Config
 from convert.fold import Folded
 from convert.quantised import Quantised, round_kernel
@@ -87,6 +87,8 @@ def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
     if last == "scores" and not name.startswith("head"):
         # Scores far below their row's largest become 0 whatever their value: let them be cut off.
         values = values[values > values.max(-1, keepdims=True) + EXP_FLOOR]
+    if name == BEST:
+        values = np.sort(values, axis=-1)[..., -2:]
     values = np.ravel(values)
     extremes = values[[values.argmin(), values.argmax()]]
     return np.concatenate([rng.choice(values, min(KEPT, values.size)), extremes])
@@ -107,6 +109,10 @@ def _limit(name: str, values: Sample, levers: Levers) -> float:
         return _best_limit(values, levels, _token_error)
     if last == "squares":
         return _best_limit(values, levels, _sum_error)
+    for part, lowest in {"before": GELU_FLOOR, "fc1": GELU_LOWEST}.items():
+        if last == part and values.min() < 0:
+            shifted = np.maximum(values, np.float32(lowest)) - np.float32(lowest)
+            return clip_limit(shifted, levers.levels(name, signed=False)) + lowest
     return clip_limit(values, levels)
 
 

@@ -5,10 +5,11 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +25,11 @@ class Config:
 
     A ViT encoder without class token, a mask transformer as decoder, and a head that gives each patch token
     sub x sub sub-tokens, so that classes are told apart every `stride` pixels (Strudel et al., Segmenter, 2021).
-    `mean` and `std` are in units of 0..255 pixels, RGB.
+    `mean` and `std` are in units of 0..255 pixels, RGB. Four fields are what only the original networks have: class and
+    distillation tokens (`prefix`), a linear decoder in place of the mask transformer, scores that are cosines of patch
+    and class, and a LayerNorm over the scores of a patch. `precise` is of the integer network, for weights that were
+    not trained with int8 in mind: class tokens get ranges of their own, and what rounding takes from the residual
+    stream is made up in its next sum.
     """
 
     classes: int
@@ -43,6 +48,11 @@ class Config:
     decoder_epsilon: float = 1e-5  # Segmenter's decoder
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    prefix: int = 0
+    decoder: str = "mask"  # or "linear"
+    cosine: bool = False
+    mask_norm: bool = False
+    precise: bool = False
 
     def __post_init__(self) -> None:
         """Refuse dimensions that do not fit together; the values may come from a user's recipe."""
@@ -55,6 +65,11 @@ class Config:
             f"patch ({self.patch}) must be a multiple of stride ({self.stride})": self.patch % self.stride == 0,
             f"dim ({self.dim}) must be a multiple of heads ({self.heads})": self.dim % self.heads == 0,
             f"activation must be relu or gelu, not '{self.activation}'": self.activation in ("relu", "gelu"),
+            f"decoder must be mask or linear, not '{self.decoder}'": self.decoder in ("mask", "linear"),
+            "a linear decoder has one score per patch and class: stride = patch, no blocks, no norms": (
+                self.decoder == "mask"
+                or (self.patch, 0, False, False) == (self.stride, self.decoder_depth, self.cosine, self.mask_norm)
+            ),
             f"classes must be 2..255, not {self.classes}": 2 <= self.classes <= 255,  # 255 is the ignored label
             "height, width and depth must be positive": min(self.height, self.width, self.depth) > 0,
         }
@@ -82,6 +97,11 @@ class Config:
         """Sub-tokens along one side of a patch."""
         return self.patch // self.stride
 
+    def epsilon(self, norm: str) -> float:
+        """Return what is added to the variance in the norm of this name; a norm of class masks has none."""
+        parts = {"encoder": self.encoder_epsilon, "decoder": self.decoder_epsilon}
+        return parts.get(norm.partition("/")[0], 0.0)
+
     def shapes(self) -> Shapes:
         """Return every array's canonical name and shape; dense kernels are [in, out]."""
         dim, patch = self.dim, self.patch
@@ -90,16 +110,21 @@ class Config:
             "patch/bias": (dim,),
             "position": (self.tokens, dim),
         }
+        if self.prefix:
+            shapes["prefix"] = (self.prefix, dim)  # their position embeddings added
         for index in range(self.depth):
             shapes |= self._block(f"encoder/{index}")
-        shapes |= _norm("encoder/norm", dim) | _dense("decoder/input", dim, dim)
+        shapes |= _norm("encoder/norm", dim)
+        if self.decoder == "linear":
+            return shapes | _dense("head/scores", dim, self.classes)
+        shapes |= _dense("decoder/input", dim, dim)
         shapes["decoder/classes"] = (self.classes, dim)
         for index in range(self.decoder_depth):
             shapes |= self._block(f"decoder/{index}")
         shapes |= _norm("decoder/norm", dim)
         shapes["head/patch/kernel"] = (dim, self.sub * self.sub * self.mask_dim)
         shapes["head/classes/kernel"] = (dim, self.mask_dim)
-        return shapes
+        return shapes | (_norm("head/norm", self.classes) if self.mask_norm else {})
 
     def _block(self, name: str) -> Shapes:
         dim, hidden = self.dim, self.dim * self.mlp_ratio
@@ -157,13 +182,21 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Checkpoint":
+    def load(cls, path: str | Path, size: tuple[int, int] | None = None) -> "Checkpoint":
         """Read and check a checkpoint.
+
+        Args:
+            path: an `.npz` of ours, or a folder of the original Segmenter (or the `.pth` in it).
+            size: height and width of the input instead of the checkpoint's own; position embeddings are resized.
 
         Raises:
             UserError: no such file, not a checkpoint, or an array that is missing, too many or of another shape.
         """
         path = Path(path)
+        if path.is_dir() or path.suffix == ".pth":
+            from convert import segm  # which reads into a `Checkpoint`
+
+            return segm.load(path, size)
         arrays = read_arrays(path)
         try:
             meta = json.loads(str(arrays.pop("meta")))
@@ -182,7 +215,14 @@ class Checkpoint:
                 raise UserError(
                     f"{path} has '{name}' with values that are no numbers: take one from before it diverged."
                 )
-        return cls(floats, config, classes, meta.get("training", {}))
+        loaded = cls(floats, config, classes, meta.get("training", {}))
+        return loaded.resized(*size) if size else loaded
+
+    def resized(self, height: int, width: int) -> "Checkpoint":
+        """Return the network for another input size: the position embedding resized bicubically."""
+        config = replace(self.config, height=height, width=width)
+        position = resize_positions(self.arrays["position"], self.config.grid, config.grid)
+        return replace(self, arrays={**self.arrays, "position": position}, config=config)
 
     def save(self, path: str | Path) -> None:
         """Write the checkpoint whole or not at all."""
@@ -208,6 +248,21 @@ def check(arrays: Mapping[str, NDArray[Any]], shapes: Shapes, source: str | Path
     extra = [name for name in arrays if name not in shapes]
     if extra:
         raise UserError(f"{source} has '{extra[0]}', which the network does not: give a file of the network it is for.")
+
+
+def resize_positions(
+    position: NDArray[Any], old: tuple[int, int], new: tuple[int, int], interpolation: int = cv2.INTER_CUBIC
+) -> NDArray[np.float32]:
+    """Resize an embedding of the old grid's positions, [rows * columns, D], to the new one's."""
+    grid = position.astype(np.float32).reshape(*old, -1)
+    if old == new:
+        return grid.reshape(old[0] * old[1], -1)
+    # One channel at a time: OpenCV takes at most 512 in one picture
+    channels = [
+        cv2.resize(np.ascontiguousarray(channel), new[::-1], interpolation=interpolation)
+        for channel in np.moveaxis(grid, -1, 0)
+    ]
+    return np.stack(channels, axis=-1).reshape(new[0] * new[1], -1).astype(np.float32)
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:

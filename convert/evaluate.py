@@ -35,7 +35,7 @@ Segment = Callable[[Frame], ClassMap]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("file", type=Path, help="a .tflite file, or the .npz checkpoint of a float network")
+    parser.add_argument("file", type=Path, help="a .tflite file, or the checkpoint of a float network")
     configure_labels(parser)
     parser.add_argument("--describe", type=Path, metavar="JSON", help="what the outputs of a foreign FILE mean")
     parser.add_argument("--against", type=Path, nargs="+", default=[], help="more files to score in the same run")
@@ -115,7 +115,7 @@ def _opened(path: Path, threads: int | None, described: Path | None = None) -> t
     if described or known.is_file():
         description = Description.load(described or known)
         return Peer(path, description, threads).segment, description.classes
-    if path.suffix == ".npz":
+    if path.suffix in (".npz", ".pth") or path.is_dir():
         return _float(path)
     if not resolve(path).with_suffix(".json").is_file():
         try:

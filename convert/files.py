@@ -1,5 +1,6 @@
 """Files of the converter: pictures to calibrate with, and results that are written whole or not at all."""
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,20 @@ from numpy.typing import NDArray
 
 from convert.data import PICTURES
 from models import UserError, preprocess
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """Declare --size, the input's height and width instead of the checkpoint's own."""
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="height and width of the input (default: the checkpoint's)"
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: write height x width, for instance 256x320")
+    return int(height), int(width)
 
 
 def draw_pictures(

@@ -47,14 +47,29 @@ class FloatOps:
         return self.add(f"{name}/sum", self._seen(name, x), self.arrays["position"][np.newaxis])
 
     def norm(self, name: str, x: Array) -> Array:
-        epsilon = self.config.decoder_epsilon if name.startswith("decoder") else self.config.encoder_epsilon
-        squares = self._seen(f"{name}/squares", np.square(x))
-        rms = self._seen(f"{name}/rms", np.sqrt(squares.mean(-1, keepdims=True) + epsilon))
+        rms = self._rms(name, x, self.config.epsilon(name))
         return self._seen(name, x * self._seen(f"{name}/factor", np.reciprocal(rms)))
 
-    def linear(self, name: str, x: Array, activation: str | None = None) -> Array:
-        y = self._seen(f"{name}/before" if activation == "gelu" else name, self._affine(name, x, activation))
-        return self._seen(name, gelu(y)) if activation == "gelu" else y
+    def _rms(self, name: str, x: Array, epsilon: float) -> Array:
+        squares = self._seen(f"{name}/squares", np.square(x))
+        return self._seen(f"{name}/rms", np.sqrt(squares.mean(-1, keepdims=True) + epsilon))
+
+    def centre(self, name: str, x: Array) -> Array:
+        return self._seen(name, x - self._seen(f"{name}/mean", x.mean(-2, keepdims=True)))
+
+    def gain(self, name: str, x: Array) -> Array:
+        return self._seen(name, x * self.arrays["head/norm/gain"])
+
+    def mask_norm(self, name: str, x: Array, gained: Array, offsets: Array) -> Array:
+        rms = self._rms(name, x, float(self.arrays[f"{name}/epsilon"]))
+        self._seen(f"{name}/factor", np.reciprocal(rms))
+        added = self._seen(f"{name}/biases", rms * self.arrays[f"{name}/bias"])
+        return self._seen("head/best", gained + self._seen(f"{name}/offsets", added + offsets))
+
+    def linear(self, name: str, x: Array, activation: str | None = None, result: str = "") -> Array:
+        result = result or name
+        y = self._seen(f"{result}/before" if activation == "gelu" else result, self._affine(name, x, activation))
+        return self._seen(result, gelu(y)) if activation == "gelu" else y
 
     def _affine(self, name: str, x: Array, activation: str | None) -> Array:
         y = x @ self.arrays[f"{name}/kernel"] + self.arrays[f"{name}/bias"]
@@ -84,11 +99,20 @@ class FloatOps:
     def add(self, name: str, x: Array, y: Array) -> Array:
         return self._seen(name, x + y)
 
-    def append(self, name: str, x: Array) -> Array:
-        return np.concatenate([x, self.arrays[name][np.newaxis]], axis=1)
+    def carry(self, name: str, x: Array, y: Array) -> Array:
+        return self.add(name, x, y)
 
-    def split(self, x: Array) -> tuple[Array, Array]:
-        return x[:, : self.config.tokens], x[:, self.config.tokens :]
+    def tokens(self, name: str) -> Array:
+        return self.arrays[name][np.newaxis]
+
+    def append(self, name: str, x: Array) -> Array:
+        return self.join(x, self.tokens(name))
+
+    def join(self, x: Array, y: Array) -> Array:
+        return np.concatenate([x, y], axis=1)
+
+    def rows(self, name: str, x: Array, start: int, count: int) -> Array:
+        return x[:, start : start + count]
 
     def per_sub_patch(self, x: Array, channels: int) -> Array:
         split = x.reshape(self.config.classes, -1, channels)

@@ -36,6 +36,7 @@ def fold(checkpoint: Checkpoint, rotate: bool = True, seed: int = 0) -> Folded:
 
     Returns:
         `patches/kernel` [p, p, 3, D] for pixels minus 128, `patches/bias` [D], `position` [N, D], `classes` [K, D],
+        where there are such `prefix` [P, D] and `head/norm/gain`, `head/norm/bias` [K],
         and `NAME/kernel`, `NAME/bias` of every linear step; float64.
     """
     arrays = {name: array.astype(np.float64) for name, array in checkpoint.arrays.items()}
@@ -48,13 +49,24 @@ def fold(checkpoint: Checkpoint, rotate: bool = True, seed: int = 0) -> Folded:
         for i in range(depth):
             head_turns = [turn(config.head_dim, rng) for _ in range(2 * config.heads)]
             folded |= _block(arrays, f"{stream}/{i}", config, rotation, head_turns)
+    if config.decoder == "linear":
+        kernel, bias = _read(arrays, "head/scores", "encoder/norm", encoder)
+        # Less their mean over classes, so that the largest is never negative; ARG_MAX does not see it
+        return folded | {
+            "head/scores/kernel": kernel - kernel.mean(-1, keepdims=True),
+            "head/scores/bias": bias - bias.mean(),
+        }
     writer = _centre(config.dim) @ decoder
     kernel, bias = _read(arrays, "decoder/input", "encoder/norm", encoder)
     folded |= {"decoder/input/kernel": kernel @ writer, "decoder/input/bias": bias @ writer}
-    folded["classes"] = arrays["decoder/classes"] @ writer
-    rms = np.sqrt(np.square(folded["classes"]).mean(-1, keepdims=True) + config.decoder_epsilon)
-    folded["classes/normed"] = folded["classes"] / rms
+    folded |= _tokens("classes", arrays["decoder/classes"] @ writer, config.decoder_epsilon)
     return folded | _head(arrays, config, decoder)
+
+
+def _tokens(name: str, tokens: Matrix, epsilon: float) -> Folded:
+    """Return tokens that are weights, and what the first norm of their stream makes of them."""
+    rms = np.sqrt(np.square(tokens).mean(-1, keepdims=True) + epsilon)
+    return {name: tokens, f"{name}/normed": tokens / rms}
 
 
 def _centre(size: int) -> Matrix:
@@ -77,7 +89,8 @@ def _entrance(arrays: Folded, config: Config, writer: Matrix) -> Folded:
     kernel = arrays["patch/kernel"] / std
     offset = (PIXEL_ZERO - np.asarray(config.mean))[:, np.newaxis]
     bias = arrays["patch/bias"] + (kernel * offset).sum((0, 1, 2))
-    return {
+    prefix = _tokens("prefix", arrays["prefix"] @ writer, config.encoder_epsilon) if config.prefix else {}
+    return prefix | {
         "patches/kernel": kernel @ writer,
         "patches/bias": bias @ writer,
         "position": arrays["position"] @ writer,
@@ -131,7 +144,8 @@ def _head(arrays: Folded, config: Config, rotation: Matrix) -> Folded:
     classes = arrays["head/classes/kernel"]
     patch = arrays["head/patch/kernel"].reshape(config.dim, config.sub**2, config.mask_dim)
     templates = np.einsum("de,d,dsm->mse", rotation, gain, patch)
-    return {
+    masks = _mask_norm(arrays, config, patch) if config.mask_norm else {}
+    return masks | {
         "head/classes/kernel": rotation.T @ (gain[:, np.newaxis] * classes),
         "head/classes/bias": bias @ classes,
         "head/templates/kernel": templates.reshape(config.mask_dim, -1),
@@ -141,22 +155,54 @@ def _head(arrays: Folded, config: Config, rotation: Matrix) -> Folded:
     }
 
 
+def _mask_norm(arrays: Folded, config: Config, patch: Matrix) -> Folded:
+    """Return the norm over classes for scores that are multiples of the network's, one factor for each patch.
+
+    Its epsilon grows by the square of that factor: sqrt(mask_dim), and in cosines the length of the projected patch,
+    for which its root mean square stands. A bias that is 0 at least lets no largest score be negative.
+    """
+    gain, bias = arrays["decoder/norm/gain"], arrays["decoder/norm/bias"]
+    projected = np.vstack([gain[:, np.newaxis] * patch[:, 0], bias @ patch[:, 0]])
+    square = np.square(projected).sum() if config.cosine else 1.0
+    return {
+        "head/norm/gain": arrays["head/norm/gain"][:, np.newaxis],
+        "head/norm/bias": arrays["head/norm/bias"] - arrays["head/norm/bias"].min(),
+        "head/norm/epsilon": np.array(config.decoder_epsilon * config.mask_dim * square),
+    }
+
+
 def unfold(folded: Folded, config: Config) -> Checkpoint:
     """Return a network with LayerNorms that computes what the re-parameterised one does: an inverse of `fold`.
 
     The rotation is forgotten, but the one direction in which no writer writes is still there to be seen. Turned onto
     (1, ..., 1), it makes every mean over channels 0 again, and LayerNorm the RMSNorm that the arrays were made for.
     """
-    arrays = dict(_unfolded_stream(folded, config, "encoder", config.depth))
-    arrays |= _unfolded_stream(folded, config, "decoder", config.decoder_depth)
-    into, out = _mean_turn(folded, "encoder", config), _mean_turn(folded, "decoder", config)
+    arrays, into = (
+        dict(_unfolded_stream(folded, config, "encoder", config.depth)),
+        _mean_turn(folded, "encoder", config),
+    )
     arrays["patch/kernel"] = folded["patches/kernel"].reshape(config.patch, config.patch, 3, -1) @ into
     arrays["patch/bias"], arrays["position"] = folded["patches/bias"] @ into, folded["position"] @ into
+    if config.prefix:
+        arrays["prefix"] = np.atleast_2d(_sized(folded, "prefix")) @ into
+    if config.decoder == "linear":
+        arrays["head/scores/kernel"] = into.T @ folded["head/scores/kernel"]
+        arrays["head/scores/bias"] = folded["head/scores/bias"]
+    else:
+        arrays |= _unfolded_decoder(folded, config, into)
+    network = replace(config, mean=(PIXEL_ZERO,) * 3, std=(1.0,) * 3)
+    shaped = {name: arrays[name].astype(np.float32) for name in network.shapes()}
+    return Checkpoint(shaped, network, tuple(ClassInfo(str(index), (0, 0, 0)) for index in range(config.classes)))
+
+
+def _unfolded_decoder(folded: Folded, config: Config, into: Matrix) -> Folded:
+    arrays, out = (
+        _unfolded_stream(folded, config, "decoder", config.decoder_depth),
+        _mean_turn(folded, "decoder", config),
+    )
     arrays["decoder/input/kernel"] = into.T @ folded["decoder/input/kernel"] @ out
     arrays["decoder/input/bias"] = folded["decoder/input/bias"] @ out
-    # Rounded to int8 with the patch tokens' scale, class embeddings keep their size, and normed their direction.
-    sizes = (folded["classes"] * folded["classes/normed"]).mean(-1, keepdims=True)
-    arrays["decoder/classes"] = sizes * folded["classes/normed"] @ out
+    arrays["decoder/classes"] = _sized(folded, "classes") @ out
     arrays["head/classes/kernel"] = out.T @ folded["head/classes/kernel"]
     templates = folded["head/templates/kernel"].reshape(config.mask_dim, config.sub**2, config.dim) @ out  # [m, s, d]
     arrays["head/patch/kernel"] = templates.transpose(2, 1, 0).reshape(config.dim, -1)
@@ -164,10 +210,16 @@ def unfold(folded: Folded, config: Config) -> Checkpoint:
     readers = np.concatenate([templates.reshape(-1, config.dim), arrays["head/classes/kernel"].T])
     added = np.concatenate([folded["head/offsets/kernel"].ravel(), folded["head/classes/bias"]])
     bias, *_ = np.linalg.lstsq(readers, added, rcond=None)
-    arrays["decoder/norm/bias"] = np.asarray(bias, np.float64)
-    network = replace(config, mean=(PIXEL_ZERO,) * 3, std=(1.0,) * 3)
-    shaped = {name: arrays[name].astype(np.float32) for name in network.shapes()}
-    return Checkpoint(shaped, network, tuple(ClassInfo(str(index), (0, 0, 0)) for index in range(config.classes)))
+    masks = {f"head/norm/{part}": folded[f"head/norm/{part}"].ravel() for part in ("gain", "bias") if config.mask_norm}
+    return arrays | masks | {"decoder/norm/bias": np.asarray(bias, np.float64)}
+
+
+def _sized(folded: Folded, name: str) -> Matrix:
+    """Return tokens that are weights: rounded with the patch tokens' scale they keep their size, normed direction."""
+    if f"{name}/normed" not in folded:  # rounded with a scale of their own
+        return folded[name]
+    sizes: Matrix = (folded[name] * folded[f"{name}/normed"]).mean(-1, keepdims=True)
+    return sizes * folded[f"{name}/normed"]
 
 
 def _unfolded_stream(folded: Folded, config: Config, stream: str, depth: int) -> Folded:

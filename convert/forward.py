@@ -25,8 +25,8 @@ class Ops(Protocol):
     def norm(self, name: str, x: Value) -> Value:
         """Divide each token by its root mean square over channels."""
 
-    def linear(self, name: str, x: Value, activation: str | None = None) -> Value:
-        """x W + b over the last axis, then "relu", "gelu" or nothing."""
+    def linear(self, name: str, x: Value, activation: str | None = None, result: str = "") -> Value:
+        """x W + b over the last axis, then "relu", "gelu" or nothing; W and b of `name`, the range of `result`."""
 
     def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
         """1xNx3D -> queries, keys and values, each 1xheadsxNxhead_dim."""
@@ -52,8 +52,26 @@ class Ops(Protocol):
     def append(self, name: str, x: Value) -> Value:
         """1xNxD -> 1x(N+K)xD: the constant `name`, one row for each class, follows the patch tokens."""
 
-    def split(self, x: Value) -> tuple[Value, Value]:
-        """The inverse of `append`: patch tokens 1xNxD, class tokens 1xKxD."""
+    def tokens(self, name: str) -> Value:
+        """The constant `name`, 1xKxD."""
+
+    def join(self, x: Value, y: Value) -> Value:
+        """1xNxD, 1xKxD -> 1x(N+K)xD, both of one range."""
+
+    def rows(self, name: str, x: Value, start: int, count: int) -> Value:
+        """Tokens start..start + count: 1xcountxD, for the inverse of `append`."""
+
+    def centre(self, name: str, x: Value) -> Value:
+        """1xKxM minus its mean over K."""
+
+    def gain(self, name: str, x: Value) -> Value:
+        """1xKxM, each row times a constant of its class."""
+
+    def mask_norm(self, name: str, x: Value, gained: Value, offsets: Value) -> Value:
+        """1xNxK gained + offsets + rms(x) bias, rms over K: a LayerNorm over classes, but for a positive factor."""
+
+    def carry(self, name: str, x: Value, y: Value) -> Value:
+        """x + y, the residual stream, for which the rounding errors of earlier sums are made up."""
 
     def per_sub_patch(self, x: Value, channels: int) -> Value:
         """1xKx(S channels) -> 1x(S K)xchannels, S = (patch / stride)² sub-patches."""
@@ -64,32 +82,89 @@ class Ops(Protocol):
 
 def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
     """Give 1xNx(S K) scores: for each patch, sub-patch by sub-patch (row by row), one score per class."""
-    x = ops.patches("patches", pixels)
-    for i in range(config.depth):
-        x = _block(ops, f"encoder/{i}", x, config.activation)
-    x = ops.linear("decoder/input", ops.norm("encoder/norm", x))
+    x = ops.norm("encoder/norm", _encoder(ops, config, ops.patches("patches", pixels)))
+    if config.decoder == "linear":
+        return ops.linear("head/scores", x, result="head/best")
+    x = ops.linear("decoder/input", x)
+    if config.precise:
+        return _head(ops, config, *_decoder(ops, config, x))
     # Class embeddings are far smaller than patch tokens, too small for the scale they share in the stream. What the
     # first norm makes of them is a constant: it gets its full 8 bits.
     normed = ops.append("classes/normed", ops.norm("decoder/0/norm1", x)) if config.decoder_depth else None
     x = ops.append("classes", x)
     for i in range(config.decoder_depth):
-        x = _block(ops, f"decoder/{i}", x, config.activation, normed if i == 0 else None)
-    patches, classes = ops.split(ops.norm("decoder/norm", x))
-    # (patch P)(class C) = patch (class C Pᵀ): K small products in place of one for every patch
+        x = _block(ops, config, f"decoder/{i}", x, normed if i == 0 else None)
+    x = ops.norm("decoder/norm", x)
+    classes = ops.rows("head/tokens", x, config.tokens, config.classes)
+    return _head(ops, config, ops.rows("head/patches", x, 0, config.tokens), classes)
+
+
+def _encoder(ops: Ops, config: Config, x: Value) -> Value:
+    """Class and distillation tokens follow the patches here, attention does not see the order."""
+    normed = ops.append("prefix/normed", ops.norm("encoder/0/norm1", x)) if config.prefix else None
+    x = ops.append("prefix", x) if config.prefix else x
+    for i in range(config.depth):
+        x = _block(ops, config, f"encoder/{i}", x, normed if i == 0 else None)
+    return ops.rows("encoder/patches", x, 0, config.tokens) if config.prefix else x
+
+
+def _decoder(ops: Ops, config: Config, patches: Value) -> tuple[Value, Value]:
+    """Give patch and class tokens, each a residual stream of its own range that only attention joins.
+
+    A network that was not trained with int8 in mind has class tokens far smaller than its patch tokens, and tells its
+    classes apart by still smaller differences between them.
+    """
+    classes = ops.tokens("classes")
+    for i in range(config.decoder_depth):
+        name, streams = f"decoder/{i}", {f"decoder/{i}": patches, f"decoder/{i}/classes": classes}
+        normed = [ops.norm(f"{part}/norm1", x) for part, x in streams.items()]
+        q, k, v = ops.heads(ops.join(*(ops.linear(f"{name}/qkv", x) for x in normed)))
+        attended = ops.merge(_attention(ops, name, q, k, v))
+        branches = (ops.rows(f"{name}/attended/patches", attended, 0, config.tokens),
+                    ops.rows(f"{name}/attended/classes", attended, config.tokens, config.classes))  # fmt: skip
+        patches, classes = (
+            _rest_of_block(ops, name, part, x, branch, config)
+            for (part, x), branch in zip(streams.items(), branches, strict=True)
+        )
+    return ops.norm("decoder/norm", patches), ops.norm("decoder/norm/classes", classes)
+
+
+def _head(ops: Ops, config: Config, patches: Value, classes: Value) -> Value:
+    """Scores that are those of the network but for a positive factor of each patch, which ARG_MAX does not see.
+
+    So the L2 norm of the patches is left out, and the norm over classes multiplies by its sigma instead of dividing:
+    gain (m - mean) / sigma + bias becomes gain (m - mean) + bias sigma.
+    """
     masks = ops.linear("head/classes", classes)
-    templates = ops.per_sub_patch(ops.linear("head/templates", masks), config.dim)
-    offsets = ops.per_sub_patch(ops.linear("head/offsets", masks), 1)
-    products = ops.matmul("head/products", patches, templates, transpose=True)
-    return ops.add("head/scores", products, ops.row(offsets))
+    masks = ops.norm("head/unit", masks) if config.cosine else masks
+    masks = ops.centre("head/centred", masks) if config.mask_norm else masks
+    products, offsets = _products(ops, config, "head", patches, masks)
+    scores = ops.add("head/scores", products, offsets)
+    if not config.mask_norm:
+        return scores
+    products, offsets = _products(ops, config, "head/gained", patches, ops.gain("head/gained", masks))
+    return ops.mask_norm("head/norm", scores, products, offsets)
 
 
-def _block(ops: Ops, name: str, x: Value, activation: str, normed: Value | None = None) -> Value:
+def _products(ops: Ops, config: Config, name: str, patches: Value, masks: Value) -> tuple[Value, Value]:
+    """(patch P)(class C) = patch (class C Pᵀ): K small products in place of one for every patch."""
+    templates = ops.per_sub_patch(ops.linear("head/templates", masks, result=f"{name}/templates"), config.dim)
+    offsets = ops.per_sub_patch(ops.linear("head/offsets", masks, result=f"{name}/offsets"), 1)
+    return ops.matmul(f"{name}/products", patches, templates, transpose=True), ops.row(offsets)
+
+
+def _block(ops: Ops, config: Config, name: str, x: Value, normed: Value | None = None) -> Value:
     normed = ops.norm(f"{name}/norm1", x) if normed is None else normed
     q, k, v = ops.heads(ops.linear(f"{name}/qkv", normed))
-    attended = ops.merge(_attention(ops, name, q, k, v))
-    x = ops.add(f"{name}/sum1", x, ops.linear(f"{name}/proj", attended))
-    hidden = ops.linear(f"{name}/fc1", ops.norm(f"{name}/norm2", x), activation)
-    return ops.add(f"{name}/sum2", x, ops.linear(f"{name}/fc2", hidden))
+    return _rest_of_block(ops, name, name, x, ops.merge(_attention(ops, name, q, k, v)), config)
+
+
+def _rest_of_block(ops: Ops, name: str, part: str, x: Value, attended: Value, config: Config) -> Value:
+    """What follows attention, with the weights of `name` and the ranges of `part`."""
+    add = ops.carry if config.precise else ops.add
+    x = add(f"{part}/sum1", x, ops.linear(f"{name}/proj", attended, result=f"{part}/proj"))
+    hidden = ops.linear(f"{name}/fc1", ops.norm(f"{part}/norm2", x), config.activation, result=f"{part}/fc1")
+    return add(f"{part}/sum2", x, ops.linear(f"{name}/fc2", hidden, result=f"{part}/fc2"))
 
 
 def _attention(ops: Ops, name: str, q: Value, k: Value, v: Value) -> Value:

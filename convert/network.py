@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
 from convert import checkpoint
-from convert.checkpoint import Arrays, Checkpoint, Config
+from convert.checkpoint import Arrays, Checkpoint, Config, resize_positions
+from convert.segm import BLOCK
 from models import UserError
 
 Tensor = Any  # a tensor of whichever backend Keras runs on
@@ -75,11 +75,13 @@ class Segmenter(keras.layers.Layer):  # type: ignore[misc]
         x = self._embed(pixels)  # [B, N, D]
         for index in range(config.depth):
             x = self._block(f"encoder/{index}", x, config.encoder_epsilon, drops[index])
+        x = x[:, config.prefix :] if config.prefix else x
         x = self._norm("encoder/norm", x, config.encoder_epsilon)
+        if config.decoder == "linear":
+            return ops.reshape(self._dense("head/scores", x), (-1, *config.grid, config.classes))
 
         x = self._dense("decoder/input", x)
-        classes = ops.broadcast_to(self.table["decoder/classes"][None], (ops.shape(x)[0], config.classes, config.dim))
-        x = ops.concatenate([x, classes], axis=1)  # [B, N + K, D]
+        x = ops.concatenate([x, self._repeated("decoder/classes", x)], axis=1)  # [B, N + K, D]
         for index in range(config.decoder_depth):
             x = self._block(f"decoder/{index}", x, config.decoder_epsilon, drops[config.depth + index])
         return self._head(self._norm("decoder/norm", x, config.decoder_epsilon))
@@ -95,7 +97,13 @@ class Segmenter(keras.layers.Layer):  # type: ignore[misc]
             data_format="channels_last",
         )
         x = ops.reshape(x, (-1, config.tokens, config.dim))
-        return x + (self.table["patch/bias"] + self.table["position"])
+        x = x + (self.table["patch/bias"] + self.table["position"])
+        return ops.concatenate([self._repeated("prefix", x), x], axis=1) if config.prefix else x
+
+    def _repeated(self, name: str, x: Tensor) -> Tensor:
+        """Repeat tokens that are weights for each picture of the batch."""
+        tokens = self.table[name]
+        return ops.broadcast_to(tokens[None], (ops.shape(x)[0], *tokens.shape))
 
     def _block(self, name: str, x: Tensor, epsilon: float, drop: float) -> Tensor:
         """Pre-norm transformer block (Dosovitskiy et al., 2021)."""
@@ -123,7 +131,13 @@ class Segmenter(keras.layers.Layer):  # type: ignore[misc]
         patches = ops.matmul(x[:, : config.tokens], self.table["head/patch/kernel"])
         patches = ops.reshape(patches, (-1, config.tokens * sub * sub, config.mask_dim))
         masks = ops.matmul(x[:, config.tokens :], self.table["head/classes/kernel"])  # [B, K, mask_dim]
-        logits = ops.matmul(patches, ops.transpose(masks * config.mask_dim**-0.5, (0, 2, 1)))  # [B, N * sub * sub, K]
+        if config.cosine:
+            patches, masks = ops.normalize(patches), ops.normalize(masks)
+        else:
+            masks = masks * config.mask_dim**-0.5
+        logits = ops.matmul(patches, ops.transpose(masks, (0, 2, 1)))  # [B, N * sub * sub, K]
+        if config.mask_norm:
+            logits = self._norm("head/norm", logits, config.decoder_epsilon)
         logits = ops.reshape(logits, (-1, columns, sub, sub * classes))
         logits = ops.transpose(logits, (0, 2, 1, 3))  # a row of patches becomes `sub` rows of sub-tokens
         return ops.reshape(logits, (-1, rows * sub, columns * sub, classes))
@@ -176,40 +190,12 @@ def initial(config: Config, path: str | Path, seed: int = 0) -> Arrays:
     """
     if "meta" in (read := checkpoint.read_arrays(path)):
         saved = Checkpoint.load(path)
-        found = resized(saved.arrays, saved.config, config.height, config.width)
+        found = saved.resized(config.height, config.width).arrays
         if saved.config.classes != config.classes:
             found["decoder/classes"] = fresh(config, seed)["decoder/classes"]
         checkpoint.check(found, config.shapes(), path)
         return found
     return fresh(config, seed) | _from_timm(config, read, path)
-
-
-def resized(values: Arrays, config: Config, height: int, width: int) -> Arrays:
-    """Return the arrays of `config` for another input size: the position embedding resized bicubically."""
-    rows, columns = height // config.patch, width // config.patch
-    return {**values, "position": _resize_positions(values["position"], config.grid, (rows, columns))}
-
-
-def _resize_positions(position: NDArray[Any], old: tuple[int, int], new: tuple[int, int]) -> NDArray[np.float32]:
-    """[rows * columns, D] of the old grid -> the same of the new one."""
-    grid = position.astype(np.float32).reshape(*old, -1)
-    if old == new:
-        return grid.reshape(old[0] * old[1], -1)
-    # One channel at a time: OpenCV takes at most 512 in one picture
-    channels = [
-        cv2.resize(np.ascontiguousarray(channel), new[::-1], interpolation=cv2.INTER_CUBIC)
-        for channel in np.moveaxis(grid, -1, 0)
-    ]
-    return np.stack(channels, axis=-1).reshape(new[0] * new[1], -1).astype(np.float32)
-
-
-TIMM = {  # timm's names inside a block -> ours; its matrices are [out, in]
-    "norm1.weight": "norm1/gain", "norm1.bias": "norm1/bias", "norm2.weight": "norm2/gain", "norm2.bias": "norm2/bias",
-    "attn.qkv.weight": "qkv/kernel", "attn.qkv.bias": "qkv/bias",
-    "attn.proj.weight": "proj/kernel", "attn.proj.bias": "proj/bias",
-    "mlp.fc1.weight": "fc1/kernel", "mlp.fc1.bias": "fc1/bias",
-    "mlp.fc2.weight": "fc2/kernel", "mlp.fc2.bias": "fc2/bias",
-}  # fmt: skip
 
 
 def _from_timm(config: Config, read: dict[str, NDArray[Any]], path: str | Path) -> Arrays:
@@ -218,7 +204,7 @@ def _from_timm(config: Config, read: dict[str, NDArray[Any]], path: str | Path) 
     names = {"norm.weight": "encoder/norm/gain", "norm.bias": "encoder/norm/bias"}
     names["patch_embed.proj.bias"] = "patch/bias"
     for index in range(config.depth):
-        names |= {f"blocks.{index}.{theirs}": f"encoder/{index}/{name}" for theirs, name in TIMM.items()}
+        names |= {f"blocks.{index}.{theirs}": f"encoder/{index}/{name}" for theirs, name in BLOCK.items()}
     side = _source_grid(read, path)
     labels = read["head.bias"].shape[0] if "head.bias" in read else 0
     expected = {theirs: ours[name][::-1] for theirs, name in names.items()} | {
@@ -231,7 +217,7 @@ def _from_timm(config: Config, read: dict[str, NDArray[Any]], path: str | Path) 
     checkpoint.check(read, expected, path)
     found = {name: read[theirs].T.astype(np.float32) for theirs, name in names.items()}
     found["patch/kernel"] = read["patch_embed.proj.weight"].transpose(2, 3, 1, 0).astype(np.float32)
-    found["position"] = _resize_positions(read["pos_embed"][0, 1:], (side, side), config.grid)
+    found["position"] = resize_positions(read["pos_embed"][0, 1:], (side, side), config.grid)
     return found
 
 

@@ -1,7 +1,10 @@
 """Turn a checkpoint into an integer-only .tflite file with its card, calibrated on a few pictures.
 
   python -m convert quantize person.npz --images DIR -o models/person.tflite
+  python -m convert quantize seg_tiny_mask --images DIR -o seg-tiny.tflite
+  python -m convert quantize seg_tiny_mask --size 256x320 --images DIR -o seg-tiny.tflite
 
+The second takes a folder of rstrudel/segmenter, `checkpoint.pth` with `variant.yml`; nothing in it is executed.
 Pictures like those the camera will see are enough, without labels: 16 of them, or even one. The file and its card
 (the same name, .json) are written together once the file is proven integer-only, or not at all.
 """
@@ -9,7 +12,7 @@ Pictures like those the camera will see are enough, without labels: 16 of them, 
 import argparse
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import calibrate, flatbuffer, floats, shift
+from convert import calibrate, files, flatbuffer, floats, shift
 from convert.build import build
 from convert.checkpoint import Checkpoint
 from convert.files import check_place, draw_pictures, stored, write_whole
@@ -27,16 +30,25 @@ from convert.verify import Report, verify
 from models import UserError
 from models.runtime import interpreter
 
+NORMS = ("l2", "mask")  # of an original Segmenter's scores
 Pictures = list[NDArray[np.uint8]]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("checkpoint", type=Path, help="what `convert train` wrote, .npz, fine-tuned or not")
+    parser.add_argument(
+        "checkpoint", type=Path,
+        help="what `convert train` wrote, .npz, fine-tuned or not, or a folder of rstrudel/segmenter",
+    )  # fmt: skip
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of pictures to calibrate with")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite file to write")
     parser.add_argument("--pictures", type=int, default=16, help="how many pictures to calibrate with (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="draws the pictures and the rotation (default 0)")
+    files.add_size(parser)
+    parser.add_argument(
+        "--drop", nargs="+", choices=NORMS, default=[], metavar="NORM",
+        help=f"leave a norm of an original Segmenter's scores out: {', '.join(NORMS)}",
+    )  # fmt: skip
     parser.add_argument(
         "--operators", choices=tuple(shift.OPERATORS), default="table",
         help="table: ours (default); shift: those of I-ViT; lambda-shift: those of I-Segmenter (docs/operators.md)",
@@ -54,7 +66,10 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.pictures} pictures are too few: calibrate with at least one.")
     check_place(args.output, args.output.with_suffix(".json"))
     tuned = is_quantised(args.checkpoint)
-    numbers, checkpoint = load(args.checkpoint) if tuned else (None, Checkpoint.load(args.checkpoint))
+    numbers, original = load(args.checkpoint) if tuned else (None, Checkpoint.load(args.checkpoint, args.size))
+    if tuned and args.size:
+        raise UserError(f"{args.checkpoint} was fine-tuned at its size: leave out --size.")
+    checkpoint = without(original, args.drop)
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
     if numbers is None:
@@ -65,11 +80,24 @@ def main(args: argparse.Namespace) -> int:
     report = _proven(model)
     card = _card(args, checkpoint, model, report)
     card["calibration"]["method"] = "quantisation-aware" if tuned else "after training"
-    card["calibration"]["agreement"] = agreement(checkpoint, numbers.folded, model, pictures)
+    kept = fold(original, rotate=False) if args.drop else numbers.folded
+    card["calibration"]["agreement"] = agreement(original, kept, model, pictures)
     write_whole({args.output: model, args.output.with_suffix(".json"): (json.dumps(card, indent=2) + "\n").encode()})
     share = f"{card['calibration']['agreement']:.1%} of the calibration pictures as in float"
     print(f"{args.output}: integer-only, {len(model) / 1e6:.1f} MB, {share}")
     return 0
+
+
+def without(checkpoint: Checkpoint, norms: list[str]) -> Checkpoint:
+    """Leave norms of `NORMS` out of a network's head; `UserError` if it does not have them."""
+    config = checkpoint.config
+    kept = {"l2": config.cosine, "mask": config.mask_norm}
+    for norm in norms:
+        if not kept[norm]:
+            raise UserError(f"This network has no {norm} norm to drop: leave out --drop.")
+        kept[norm] = False
+    config = replace(config, cosine=kept["l2"], mask_norm=kept["mask"])
+    return replace(checkpoint, config=config, arrays={name: checkpoint.arrays[name] for name in config.shapes()})
 
 
 def quantise(checkpoint: Checkpoint, numbers: Quantised, output: str = "full", operators: str = "table") -> bytes:

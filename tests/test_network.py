@@ -320,7 +320,7 @@ def test_positions_are_resized_as_a_picture() -> None:
     weights = noisy(config)
     rows, columns = np.mgrid[0:2, 0:3]
     weights["position"][:, 0], weights["position"][:, 1], weights["position"][:, 2] = 5, rows.ravel(), columns.ravel()
-    grown = network.resized(weights, config, 64, 96)
+    grown = Checkpoint(weights, config, CLASSES).resized(64, 96).arrays
     assert {name: array.shape for name, array in grown.items()} == larger.shapes()
     grid = grown["position"].reshape(4, 6, -1)
     np.testing.assert_allclose(grid[..., 0], 5, rtol=1e-6)  # what is constant stays so
