@@ -112,7 +112,8 @@ def _limit(name: str, values: Sample, levers: Levers) -> float:
     for part, lowest in {"before": GELU_FLOOR, "fc1": GELU_LOWEST}.items():
         if last == part and values.min() < 0:
             shifted = np.maximum(values, np.float32(lowest)) - np.float32(lowest)
-            return clip_limit(shifted, levers.levels(name, signed=False)) + lowest
+            limit = clip_limit(shifted, levers.levels(name, signed=False)) + lowest
+            return limit if limit > -lowest else clip_limit(values, levels)
     return clip_limit(values, levels)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import calibrate, data, quantised
-from convert.build import EXP_FLOOR
+from convert.build import EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
 from convert.checkpoint import Checkpoint, Config
 from convert.data import Recipe
 from convert.files import check_place
@@ -46,6 +46,8 @@ def main(args: argparse.Namespace, recipe: Recipe) -> int:
             raise UserError(f"--{option} does not go with --quantize: the checkpoint says all of it, leave it out.")
     check_place(args.output)
     checkpoint = Checkpoint.load(args.quantize)
+    if checkpoint.config.precise:
+        raise UserError(f"{args.quantize} is not of our making: fine-tuning takes what `convert train` wrote.")
     if checkpoint.config.classes != len(recipe.classes):
         raise UserError(f"{args.quantize} has {checkpoint.config.classes} classes: give the recipe it was trained by.")
     run = FineTuning(checkpoint, recipe, args.data, args.seed)
@@ -160,7 +162,7 @@ class _Rounded(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, pixels: Tensor) -> Tensor:
         config, sized = self.config, {name: weight * self.sizes[name] for name, weight in self.table.items()}
-        flat = segmenter(RoundedOps(sized, config, self.numbers), config, pixels).values
+        flat = segmenter(cast(Any, RoundedOps(sized, config, self.numbers)), config, pixels).values
         (rows, columns), sub = config.grid, config.sub
         tiles = ops.transpose(ops.reshape(flat, (-1, rows, columns, sub, sub * config.classes)), (0, 1, 3, 2, 4))
         # The graph's scores are larger than the network's logits: no class map depends on their scale
@@ -188,12 +190,17 @@ class RoundedOps:
     def __init__(self, arrays: Mapping[str, Tensor], config: Config, quantised: Quantised | None) -> None:
         self.arrays, self.config, self.quantised = arrays, config, quantised
 
-    def _rounded(self, name: str, values: Tensor, signed: bool = True, limit: float | None = None) -> Result:
+    def _rounded(
+        self, name: str, values: Tensor, signed: bool = True, limit: float | None = None, lowest: float | None = None
+    ) -> Result:
         if self.quantised is None:
             return Result(values, signed=signed)
         limit = self.quantised.limits[name] if limit is None else limit
-        step = limit / (127 if signed else 255)
-        return Result(_straight_through(ops.clip(values, -limit * signed, limit), step), limit, signed)
+        if lowest is None or limit <= -lowest:
+            lowest, step = -limit * signed, limit / (127 if signed else 255)
+        else:
+            step = (limit - lowest) / 255
+        return Result(_straight_through(ops.clip(values, lowest, limit), step), limit, signed)
 
     def _kernel(self, name: str) -> Tensor:
         kernel = self.arrays[f"{name}/kernel"]
@@ -214,19 +221,19 @@ class RoundedOps:
         )
 
     def norm(self, name: str, x: Result) -> Result:
-        config = self.config
-        epsilon = config.decoder_epsilon if name.startswith("decoder") else config.encoder_epsilon
+        epsilon = self.config.epsilon(name)
         squares = self._rounded(f"{name}/squares", ops.square(x.values), signed=False)
         factor = ops.rsqrt(ops.mean(squares.values, -1, keepdims=True) + epsilon)
         return self._rounded(name, x.values * self._rounded(f"{name}/factor", factor, signed=False).values)
 
-    def linear(self, name: str, x: Result, activation: str | None = None) -> Result:
+    def linear(self, name: str, x: Result, activation: str | None = None, result: str = "") -> Result:
         y = ops.matmul(x.values, self._kernel(name)) + self.arrays[f"{name}/bias"]
         if activation == "relu":
-            return self._rounded(name, ops.relu(y), signed=False)
-        if activation == "gelu":
-            y = ops.gelu(self._rounded(f"{name}/before", y).values, approximate=False)
-        return self._rounded(name, y)
+            return self._rounded(result or name, ops.relu(y), signed=False)
+        if activation != "gelu":
+            return self._rounded(result or name, y)
+        before = self._rounded(f"{result or name}/before", y, lowest=GELU_FLOOR)
+        return self._rounded(result or name, ops.gelu(before.values, approximate=False), lowest=GELU_LOWEST)
 
     def heads(self, qkv: Result) -> tuple[Result, Result, Result]:
         split = (-1, qkv.values.shape[1], self.config.heads, self.config.head_dim)
@@ -270,9 +277,8 @@ class RoundedOps:
         rows = ops.broadcast_to(rows, (ops.shape(x.values)[0], *rows.shape[1:]))
         return replace(x, values=ops.concatenate([x.values, rows], axis=1))
 
-    def split(self, x: Result) -> tuple[Result, Result]:
-        tokens = self.config.tokens
-        return replace(x, values=x.values[:, :tokens]), replace(x, values=x.values[:, tokens:])
+    def rows(self, name: str, x: Result, start: int, count: int) -> Result:
+        return replace(x, values=x.values[:, start : start + count])
 
     def per_sub_patch(self, x: Result, channels: int) -> Result:
         split = ops.reshape(x.values, (-1, self.config.classes, self.config.sub**2, channels))

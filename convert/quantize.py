@@ -65,11 +65,13 @@ def main(args: argparse.Namespace) -> int:
     if args.pictures < 1:
         raise UserError(f"{args.pictures} pictures are too few: calibrate with at least one.")
     check_place(args.output, args.output.with_suffix(".json"))
-    tuned = is_quantised(args.checkpoint)
+    tuned = args.checkpoint.suffix == ".npz" and is_quantised(args.checkpoint)
     numbers, original = load(args.checkpoint) if tuned else (None, Checkpoint.load(args.checkpoint, args.size))
     if tuned and args.size:
         raise UserError(f"{args.checkpoint} was fine-tuned at its size: leave out --size.")
-    checkpoint = without(original, args.drop)
+    checkpoint = without(original, args.drop) if args.drop else original
+    if checkpoint.config.prefix and args.operators != "table":
+        raise UserError("The operators of I-ViT are built for networks of `convert train`: leave out --operators.")
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
     if numbers is None:

@@ -77,11 +77,11 @@ def load(path: Path, size: tuple[int, int] | None = None) -> Checkpoint:
     return Checkpoint(floats, resized, _classes(config.classes), training)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Plain values, and the tuple that variant.yml writes for a size."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))  # type: ignore[no-untyped-call]
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
 
 
 def _variant(path: Path) -> dict[str, Any]:
@@ -103,9 +103,7 @@ def _config(variant: dict[str, Any], path: Path) -> Config:
         mean, std = STATISTICS[net["normalization"]]
         linear, decoder = "linear" in net["decoder"]["name"], net["decoder"]["name"]
         if not linear and decoder != "mask_transformer":
-            raise UserError(
-                f"{path} names a decoder '{decoder}': mask_transformer and linear are known."
-            )
+            raise UserError(f"{path} names a decoder '{decoder}': mask_transformer and linear are known.")
         config = Config(
             classes=net["n_cls"], height=height, width=width, patch=net["patch_size"], stride=net["patch_size"],
             dim=net["d_model"], depth=net["n_layers"], heads=net["n_heads"], prefix=2 if net.get("distilled") else 1,

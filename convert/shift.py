@@ -71,8 +71,12 @@ class ShiftOps(IntegerOps):
         return self.graph.add("ADD", (x, y), name, x.shape, np.int16, self.scale(name),
                               table="AddOptions", potScaleInt16=False)  # fmt: skip
 
-    def linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
-        return self._writer(name, x) if _is_wide(name) else super().linear(name, x, activation)
+    def linear(self, name: str, x: Tensor, activation: str | None = None, result: str = "") -> Tensor:
+        return self._writer(name, x) if _is_wide(name) else super().linear(name, x, activation, result)
+
+    def _range(self, name: str, lowest: float | None = None) -> dict[str, Any]:
+        """Symmetric but after a ReLU, as I-ViT's quantisers are."""
+        return super()._range(name, None if lowest else lowest)
 
     def _writer(self, name: str, x: Tensor) -> Tensor:
         """x W + b requantised from int32 to int16; FULLY_CONNECTED gives int8 only, BATCH_MATMUL the int32 itself.

@@ -20,7 +20,7 @@ _erf = np.vectorize(erf)
 
 
 def variant(size: tuple[int, int] = (64, 64), distilled: bool = False, decoder: str = "mask_transformer",
-            classes: int = 5, patch: int = 16, width: int = 128, layers: int = 2) -> dict[str, Any]:  # fmt: skip
+            classes: int = 5, patch: int = 16, width: int = 128, layers: int = 1) -> dict[str, Any]:  # fmt: skip
     """What train.py dumps into variant.yml, as far as it describes the network."""
     blocks = {"drop_path_rate": 0.0, "dropout": 0.1, "n_layers": 2} if decoder == "mask_transformer" else {}
     net = {
