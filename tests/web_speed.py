@@ -6,9 +6,11 @@ Latency is from the moment a frame is taken in the browser until its mask is on 
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,8 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from app import device
 from app.sources import SAMPLE
+from app.web.engine import Engine
+from app.web.live import Visitors, encode
+from models import DEFAULT
 from tests.browser import _browse, camera_file
 
 ROOT = Path(__file__).parents[1]
@@ -129,6 +136,19 @@ def measure(url: str, process: int, context: Any, begin: Any, seconds: float) ->
     }
 
 
+def handler(edges: bool, frames: int = 50) -> float:
+    """Return the CPU milliseconds that the server's own work on a frame takes: JPEG in, segmented, drawn, JPEG out."""
+    engine = Engine([DEFAULT], threads=1)
+    visitors, jpeg = Visitors(engine), encode(cv2.VideoCapture(str(SAMPLE)).read()[1])
+    spent = []
+    for _ in range(frames):
+        start = time.process_time()
+        asyncio.run(visitors.draw("", jpeg, {"smooth": "1", "edges": str(int(edges))}))
+        spent.append(time.process_time() - start)
+    engine.close()
+    return 1000 * statistics.median(spent)
+
+
 def main() -> None:
     """Measure and print."""
     from playwright.sync_api import sync_playwright
@@ -137,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each measurement (default: %(default)s)")
     args = parser.parse_args()
     print(device.describe())
+    print(f"the server's own work   cpu_ms {handler(False):.1f}   with sharp edges {handler(True):.1f}", flush=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         camera = camera_file(SAMPLE, Path(folder) / "camera.mjpeg", 60)
         for name, words, begin in (
