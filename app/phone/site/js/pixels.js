@@ -9,6 +9,8 @@
 export function shrink(rgba, width, height, outWidth, outHeight) {
   const across = spans(width, outWidth);
   const down = spans(height, outHeight);
+  // OpenCV has a way of its own for exact halves, which rounds differently
+  const round = width === 2 * outWidth && height === 2 * outHeight ? halfUp : halfToEven;
   const row = new Float32Array(outWidth * 3);
   const sum = new Float32Array(outWidth * 3);
   const out = new Uint8Array(outWidth * outHeight * 3);
@@ -20,7 +22,7 @@ export function shrink(rgba, width, height, outWidth, outHeight) {
       const weight = down.weight[k];
       for (let i = 0; i < row.length; i++) sum[i] += weight * row[i];
     }
-    for (let i = 0, o = y * sum.length; i < sum.length; i++) out[o + i] = halfToEven(sum[i]);
+    for (let i = 0, o = y * sum.length; i < sum.length; i++) out[o + i] = round(sum[i]);
   }
   return out;
 }
@@ -56,6 +58,10 @@ function spans(from, to) {
     start.push(index.length);
   }
   return { start: Int32Array.from(start), index: Int32Array.from(index), weight: Float32Array.from(weight) };
+}
+
+function halfUp(value) {
+  return Math.floor(value + 0.5);
 }
 
 function halfToEven(value) {
