@@ -89,6 +89,12 @@ def rescale(values: Any, factors: Any, halves_up: bool = False) -> Ints:
     return _rounding_shift(high, bits)
 
 
+def _rescale_once(values: Ints, factor: float) -> Ints:
+    """Multiply by a factor with one rounding, halves up: so LiteRT brings int16 summands to a common scale."""
+    integer, shift = multiplier(factor)
+    return np.asarray((values * integer + (1 << (30 - shift))) >> (31 - shift))
+
+
 def _rounding_shift(values: Ints, bits: Any) -> Ints:
     """Divide by 2**bits, halves away from zero (gemmlowp's RoundingDivideByPOT)."""
     mask = (np.int64(1) << np.asarray(bits, np.int64)) - 1
@@ -148,7 +154,8 @@ def _add(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
     steps = [operator.operand(position).step for position in (0, 1)]
     common = 2 * max(steps)
     bits = ADD_SHIFT[operator.output.dtype]
-    parts = [rescale(x << bits, step / common) for x, step in zip((left, right), steps, strict=True)]
+    scaled = rescale if operator.output.dtype is np.int8 else _rescale_once
+    parts = [scaled(x << bits, step / common) for x, step in zip((left, right), steps, strict=True)]
     factor = common / ((1 << bits) * operator.output.step)
     return _saturate(operator, rescale(parts[0] + sign * parts[1], factor))
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import calibrate, flatbuffer, proof
+from convert import calibrate, flatbuffer, proof, reference
 from convert.checkpoint import preset
 from convert.files import draw_pictures
 from convert.fold import fold
-from convert.graph import Tensor
+from convert.graph import Graph, Tensor
 from convert.quantised import Quantised
 from convert.quantize import agreement, quantise
 from convert.shift import LambdaShiftOps, ShiftOps, widened
 from convert.verify import verify
-from models.runtime import interpreter
+from models.runtime import interpreter, runtime
 from tests import tiny
 from tests.test_quantize import quantize
 
@@ -176,3 +176,21 @@ def test_dead_writers_and_large_biases_convert(tmp_path: Path) -> None:
     numbers = widened(calibrate.numbers(folded, config, pictures), config, pictures)
     model = quantise(checkpoint, numbers, operators="shift")
     assert agreement(checkpoint, folded, model, pictures) > 0.9
+
+
+def test_the_residual_s_addition_is_exact_for_any_values() -> None:
+    """Near halves TFLite's two roundings show: many values, two scales."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(-20000, 20000, (1, 300_000)).astype(np.int16) for _ in range(2))
+    a, b = Tensor("x", x.shape, np.int16, 0.000226), Tensor("y", y.shape, np.int16, 0.0000826)
+    graph = Graph()
+    options = {"table": "AddOptions", "potScaleInt16": False}
+    total = graph.add("ADD", (a, b), "total", x.shape, np.int16, 0.000163, **options)
+    opened = runtime()[1].Interpreter(model_content=flatbuffer.cut(graph.operators[0]))
+    opened.allocate_tensors()
+    for door, values in zip(opened.get_input_details(), (x, y), strict=True):
+        opened.set_tensor(door["index"], values)
+    opened.invoke()
+    found = opened.get_tensor(opened.get_output_details()[0]["index"])
+    np.testing.assert_array_equal(found, reference.compute(graph.operators[0], [x, y]))
+    assert found.dtype == np.dtype(total.dtype)
