@@ -59,7 +59,7 @@ def test_fine_tuning_brings_the_rounded_network_nearer_to_its_teacher(
 ) -> None:
     common = [str(labelled / "recipe.json"), "--data", str(labelled)]
     assert main(["train", *common, "-o", str(labelled / "float.npz"), "--epochs", "6"]) == 0
-    options = ["--quantize", str(labelled / "float.npz"), "--epochs", "4"]
+    options = ["--quantize", str(labelled / "float.npz"), "--epochs", "4", "--lr", "5e-4"]
     assert main(["train", *common, "-o", str(labelled / "tuned.npz"), *options]) == 0
     assert "by simulation" in capsys.readouterr().out
     tuned, checkpoint = load(labelled / "tuned.npz")

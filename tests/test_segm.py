@@ -77,7 +77,7 @@ def test_folding_keeps_the_function(tmp_path: Path, options: dict[str, Any]) -> 
     expected = original.forward(weights, described, pixels[0])
     scores, expected = (values - values.mean(-1, keepdims=True) for values in (scores, expected))
     # What the epsilon over classes does to a patch of other than root mean square length is all that differs
-    np.testing.assert_allclose(scores, expected, atol=0.01 if checkpoint.config.mask_norm else 1e-4)
+    np.testing.assert_allclose(scores, expected, atol=0.02 if checkpoint.config.mask_norm else 1e-4)
 
 
 def test_folding_is_exact_but_for_the_epsilon_over_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
