@@ -38,6 +38,7 @@ from models.runtime import cores
 ROUNDS = 6
 SECONDS = 1.0  # per row and round
 NOISY = 0.05  # more difference than this between the halves of a run, or more work of others, makes a machine noisy
+SLACK = 0.1  # so does a median that lies further than this above its row's fastest run
 RECORDED = ("variant", "runtime", "threads", "median_ms", "p5_ms", "p95_ms", "fps", "load_ms", "rss_mb", "pss_mb",
             "peak_rss_mb", "file_mb")  # fmt: skip
 
@@ -64,6 +65,12 @@ class Row:
     def medians(self) -> list[float]:
         """The median milliseconds of each round."""
         return [statistics.median(trial.times_ms) for trial in self.trials]
+
+    @property
+    def slack(self) -> float:
+        """How far the median of all runs lies above the fastest, relative to that."""
+        times = np.concatenate([trial.times_ms for trial in self.trials])
+        return float(np.median(times) / times.min()) - 1
 
     def report(self) -> dict[str, Any]:
         """Return the row as JSON-ready values; `report_page.DEFINITIONS` says what each means."""
@@ -184,7 +191,7 @@ def measure(rows: Sequence[Row]) -> dict[str, Any]:
             "warm_up_seconds": trial.WARM_UP_SECONDS,
             "clock_us": round(statistics.median(each.clock_us for row in rows for each in row.trials), 3),
         },
-        "noise": noise([row.medians for row in rows], others),
+        "noise": noise([row.medians for row in rows], [row.slack for row in rows], others),
         "rows": [row.report() for row in rows],
         "ratios": ratios(rows),
     }
@@ -205,21 +212,23 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def noise(rounds: Sequence[Sequence[float]], others: float | None) -> dict[str, Any]:
+def noise(rounds: Sequence[Sequence[float]], slacks: Sequence[float], others: float | None) -> dict[str, Any]:
     """Tell whether the machine was quiet.
 
     Args:
         rounds: for each row, the median of each round.
+        slacks: for each row, how far its median lies above its fastest run: what slows all rounds alike shows there.
         others: the share of the machine's CPU time that other programs took, 0..1; None if not known.
 
     Returns:
         `drift`: the largest relative difference of any row between the median of its first and of its second half;
-        `others`; `noisy`: one of the two is above 5 %.
+        `slack`: the largest; `others`; `noisy`: the first or the last is above 5 %, or the slack above 10 %.
     """
     halves = [(statistics.median(row[: len(row) // 2]), statistics.median(row[len(row) // 2 :])) for row in rounds]
-    drift = max(abs(later / earlier - 1) for earlier, later in halves)
+    drift, slack = max(abs(later / earlier - 1) for earlier, later in halves), max(slacks)
+    noisy = drift > NOISY or slack > SLACK or (others or 0.0) > NOISY
     rounded = None if others is None else round(others, 4)
-    return {"drift": round(drift, 4), "others": rounded, "noisy": drift > NOISY or (others or 0.0) > NOISY}
+    return {"drift": round(drift, 4), "slack": round(slack, 4), "others": rounded, "noisy": noisy}
 
 
 def record(models: Sequence[Path], report: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ DEFINITIONS = {
     "clock_us": "what reading the clock adds to each run, in microseconds",
     "ratio": "milliseconds of the rival / of the model, in the same round: median, smallest and largest of the rounds",
     "drift": "largest difference of a row's median between the first and the second half of the rounds",
+    "slack": "how far a row's median lies above its fastest run, the largest of all rows",
     "others": "share of the machine's CPU time that other programs took meanwhile",
 }
 COLUMNS = ("model", "variant", "threads", "median_ms", "p5_ms", "p95_ms", "min_ms", "fps", "load_ms", "rss_mb",
@@ -119,7 +120,8 @@ def _conditions(report: dict[str, Any]) -> str:
         words.append(machine["after"]["throttling"])
     others = "" if noise["others"] is None else f", others took {noise['others']:.0%} of the CPU"
     words.append(
-        f"{'NOISY machine' if noise['noisy'] else 'quiet machine'}: medians drift {noise['drift']:.1%}{others}"
+        f"{'NOISY machine' if noise['noisy'] else 'quiet machine'}: medians drift {noise['drift']:.1%}, "
+        f"lie up to {noise['slack']:.0%} above the fastest run{others}"
     )
     return "; ".join(words)
 

@@ -90,17 +90,20 @@ def test_ratios_pair_the_rounds(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rounds", "others", "noisy"),
+    ("rounds", "slack", "others", "noisy"),
     [
-        ([[10, 10, 10, 10]], 0.0, False),
-        ([[10, 10, 10.4, 10.4]], None, False),
-        ([[10, 10, 10, 10], [10, 10, 10.6, 10.6]], 0.0, True),  # the second row drifts by 6 %
-        ([[10, 10, 9.4, 9.4]], 0.0, True),  # and so does what gets faster
-        ([[10, 10, 10, 10]], 0.06, True),
+        ([[10, 10, 10, 10]], 0.0, 0.0, False),
+        ([[10, 10, 10.4, 10.4]], 0.09, None, False),
+        ([[10, 10, 10, 10], [10, 10, 10.6, 10.6]], 0.0, 0.0, True),  # the second row drifts by 6 %
+        ([[10, 10, 9.4, 9.4]], 0.0, 0.0, True),  # and so does what gets faster
+        ([[10, 10, 10, 10]], 0.0, 0.06, True),
+        ([[10, 10, 10, 10]], 0.11, 0.0, True),  # all rounds are slow alike
     ],
 )
-def test_noise_is_drift_or_work_of_others(rounds: list[list[float]], others: float | None, noisy: bool) -> None:
-    assert benchmark.noise(rounds, others)["noisy"] is noisy
+def test_noise_is_drift_or_slack_or_work_of_others(
+    rounds: list[list[float]], slack: float, others: float | None, noisy: bool
+) -> None:
+    assert benchmark.noise(rounds, [0.0, slack], others)["noisy"] is noisy
 
 
 def test_threads_double_up_to_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,10 +277,10 @@ def test_another_device_may_be_much_faster() -> None:
     assert judge([30, 30], [10, 10], 3.0, same_device=False) == "faster"
 
 
-def report_file(path: Path, milliseconds: float, **changes: Any) -> Path:
+def report_file(path: Path, milliseconds: float, noisy: bool = False, **changes: Any) -> Path:
     row = {"model": "fine", "variant": "int8", "threads": 1, "median_ms": milliseconds, "rss_mb": 80.0, "sha256": "a",
-           "rounds_ms": [milliseconds] * 3}  # fmt: skip
-    report = {"device": "board", "runtime": "litert", "noise": {"noisy": False}, "rows": [row | changes]}
+           "rounds_ms": [milliseconds] * 3, "min_ms": 0.8 * milliseconds}  # fmt: skip
+    report = {"device": "board", "runtime": "litert", "noise": {"noisy": noisy}, "rows": [row | changes]}
     path.write_text(json.dumps(report))
     return path
 
@@ -290,6 +293,14 @@ def test_compare_flags_what_got_slower(tmp_path: Path, capsys: pytest.CaptureFix
     assert run_demo.main(["compare", str(before), str(before)]) == 0
     (change,) = compare(*(json.loads(path.read_text()) for path in (after, before)))
     assert change.speedup == 1.5 and change.verdict == "faster"
+
+
+def test_a_noisy_report_may_be_slow_in_all_its_rounds(tmp_path: Path) -> None:
+    quiet = json.loads(report_file(tmp_path / "a.json", 10).read_text())
+    for milliseconds, noisy, verdict in ((12, False, "SLOWER"), (12, True, "within noise"), (13, True, "SLOWER")):
+        later = json.loads(report_file(tmp_path / "b.json", milliseconds, noisy).read_text())
+        (change,) = compare(quiet, later)
+        assert change.verdict == verdict
 
 
 def test_compare_refuses_what_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
