@@ -36,6 +36,7 @@ class Settings:
     average: float = 0.99  # momentum of the running average of the weights
     clip: float = 1.0  # norm of all gradients together
     balance: float = 0.5  # classes weigh 1 / share of the pixels to this power: 0 all alike, below it rare ones less
+    jaccard: float = 0.0  # weight of the soft Jaccard loss beside cross entropy
     paste: float = 0.0  # share of the pictures that get the foreground (all but class 0) of another one
 
 
@@ -125,10 +126,10 @@ def train(
     _check_writable(output.parent)  # now, rather than after the first epoch
     samples, held_back = data.load_set(recipe, "train", folder), data.load_set(recipe, "val", folder)
     settings = replace(settings, batch=min(settings.batch, len(samples)))
-    run = Run(recipe, config, settings, seed, len(samples) // settings.batch, init)
+    weights = data.class_weights(data.frequencies(samples, config.classes), settings.balance)
+    run = Run(recipe, config, settings, seed, len(samples) // settings.batch, init, weights)
     if resume:
         run.load(state)
-    weights = data.class_weights(data.frequencies(samples, config.classes), settings.balance)
     steps = settings.epochs * run.steps
     with tqdm(
         total=steps * settings.batch,
@@ -138,7 +139,7 @@ def train(
     ) as bar:
         while run.epoch < settings.epochs:
             bar.set_description(f"epoch {run.epoch + 1}/{settings.epochs}")
-            run.train_epoch(samples, weights, bar)
+            run.train_epoch(samples, bar)
             scores = run.keep_best(held_back, output)
             run.save(state)
             bar.write(f"epoch {run.epoch}/{settings.epochs}: loss {run.loss:.4f}, {told(scores)}")
@@ -158,13 +159,21 @@ class Run:
     """A training under way: network, optimizer, epochs done, best scores so far; `save` and `load` hold all of it."""
 
     def __init__(
-        self, recipe: Recipe, config: Config, settings: Settings, seed: int, steps: int, init: Path | None
+        self,
+        recipe: Recipe,
+        config: Config,
+        settings: Settings,
+        seed: int,
+        steps: int,
+        init: Path | None,
+        weights: NDArray[np.float32],
     ) -> None:
         import keras
 
         from convert import network
 
         self.recipe, self.config, self.settings, self.seed, self.steps = recipe, config, settings, seed, steps
+        self.weights = weights  # of the classes
         self.init, self.commands = init.name if init else None, commands_of(init) if init else []
         self.network = network
         self.model = network.build(config, settings.drop_path, seed)
@@ -172,18 +181,22 @@ class Run:
             network.assign(self.model, network.initial(config, init, seed))
         self.backend = f"{keras.backend.backend()}, keras {keras.__version__}"
         self.optimizer = _optimizer(network.weights(self.model), config, settings, steps)
-        self.model.compile(optimizer=self.optimizer, loss=cross_entropy, jit_compile=keras.backend.backend() == "jax")
+        self.model.compile(optimizer=self.optimizer, loss=self._loss, jit_compile=keras.backend.backend() == "jax")
         self.epoch, self.loss = 0, 0.0
         self.best: dict[str, Any] = {}
 
-    def train_epoch(self, samples: list[Sample], weights: NDArray[np.float32], bar: Any) -> None:
+    def _loss(self, targets: Any, logits: Any) -> Any:
+        loss, share = cross_entropy(targets, logits), self.settings.jaccard
+        return loss + share * jaccard(targets / self.weights, logits) if share else loss
+
+    def train_epoch(self, samples: list[Sample], bar: Any) -> None:
         """Go once over the pictures."""
         settings, size = self.settings, (self.config.height, self.config.width)
         losses = []
         layers = self.model.get_layer("layers")
         layers.seed.state.assign(np.array([self.seed, self.epoch], np.uint32))  # the same chance after a resume
         for pixels, targets in data.batches(
-            samples, size, self.config.stride, weights, settings.batch, self.seed, self.epoch, settings.paste
+            samples, size, self.config.stride, self.weights, settings.batch, self.seed, self.epoch, settings.paste
         ):
             with _half_precision():
                 losses.append(float(self.model.train_on_batch(pixels, targets)))
@@ -297,6 +310,22 @@ def cross_entropy(targets: Any, logits: Any) -> Any:
     from keras import ops
 
     return -ops.sum(targets * ops.log_softmax(logits, axis=-1)) / ops.maximum(ops.sum(targets), 1.0)
+
+
+def jaccard(areas: Any, logits: Any) -> Any:
+    """1 - mIoU of the batch, as far as probabilities can say (the soft Jaccard loss, Rahman and Wang, 2016).
+
+    `areas` is the share of each class in each cell: for logits that leave no doubt this is the mIoU at full size.
+    """
+    from keras import ops
+
+    cells = tuple(range(len(logits.shape) - 1))
+    labelled = ops.sum(areas, axis=-1, keepdims=True)
+    guessed = ops.softmax(logits, axis=-1)
+    hits, shown = ops.sum(guessed * areas, axis=cells), ops.sum(areas, axis=cells)
+    union = ops.sum(guessed * labelled, axis=cells) + shown - hits
+    occurring = ops.cast(shown > 0, logits.dtype)
+    return 1 - ops.sum(occurring * hits / ops.maximum(union, 1e-6)) / ops.maximum(ops.sum(occurring), 1.0)
 
 
 def _optimizer(weights: dict[str, Any], config: Config, settings: Settings, steps: int) -> Any:
