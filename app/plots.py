@@ -6,7 +6,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, LABEL, ROW = 960, 300, 26  # pixels: of a plot, of the names at its left, of one row
+WIDTH, ROW = 480, 40  # pixels of a plot, which a phone has nearly, and of one row: a name with its bar below
+LEFT, UPRIGHT = 8, 60  # pixels left of a plot, and of one with an axis upwards
 INK, FAINT = "#1f2937", "#d1d5db"
 COLORS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#a16207")
 
@@ -38,14 +39,14 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], parts_named: Sequence[str]
         for value, color in zip(values, COLORS, strict=False):
             parts.append(_box(axis.at(start), place, axis.at(start + value) - axis.at(start), color))
             start += value
-        parts.append(_text(axis.at(start) + 4, place * ROW + 17, f"{start:.3g}"))
+        parts.append(_text(axis.at(start) + 4, place * ROW + 32, f"{start:.3g}"))
     return _svg(parts, len(rows) * ROW) + _legend(parts_named)
 
 
 def points(groups: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], x: str, y: str, log: bool = False) -> str:
     """Draw named points (x, y, name) in groups of one colour each."""
     every = [point for _, group in groups for point in group]
-    across = _Axis(*_reach([point[0] for point in every], log), log=log)
+    across = _Axis(*_reach([point[0] for point in every], log), log=log, start=UPRIGHT)
     up = _Axis(*_reach([point[1] for point in every]), start=300, end=20)
     parts = [across.draw(300, x), up.draw_upright(y)]
     for (_, group), color in zip(groups, COLORS * len(groups), strict=False):
@@ -58,7 +59,7 @@ def points(groups: Sequence[tuple[str, Sequence[tuple[float, float, str]]]], x: 
 
 def line(values: Sequence[tuple[float, float]], x: str, y: str, color: int = 0) -> str:
     """Draw one line through (x, y) values; the y axis starts at zero."""
-    across = _Axis(0.0, max(point[0] for point in values) or 1.0)
+    across = _Axis(0.0, max(point[0] for point in values) or 1.0, start=UPRIGHT)
     up = _Axis(0.0, max(point[1] for point in values) * 1.1 or 1.0, start=200, end=10)
     path = " ".join(f"{across.at(left):.1f},{up.at(height):.1f}" for left, height in values)
     drawn = f'<polyline points="{path}" fill="none" stroke="{COLORS[color]}" stroke-width="2"/>'
@@ -69,7 +70,7 @@ class _Axis:
     """From values to pixels, linear or logarithmic, with round marks."""
 
     def __init__(
-        self, low: float, high: float, log: bool = False, start: float = LABEL, end: float = WIDTH - 40
+        self, low: float, high: float, log: bool = False, start: float = LEFT, end: float = WIDTH - 40
     ) -> None:
         self.low, self.high, self.log, self.start, self.end = low, high, log, start, end
 
@@ -103,11 +104,11 @@ class _Axis:
     def draw_upright(self, title: str) -> str:
         """Draw the axis upwards, at the left of a plot."""
         lines = [
-            f'<line x1="{LABEL}" x2="{WIDTH - 40}" y1="{self.at(m):.1f}" y2="{self.at(m):.1f}" stroke="{FAINT}"/>'
-            + _text(LABEL - 8, self.at(m) + 4, f"{m:g}", "end")
+            f'<line x1="{UPRIGHT}" x2="{WIDTH - 40}" y1="{self.at(m):.1f}" y2="{self.at(m):.1f}" stroke="{FAINT}"/>'
+            + _text(UPRIGHT - 8, self.at(m) + 4, f"{m:g}", "end")
             for m in self.marks()
         ]
-        return "".join(lines) + _text(LABEL - 60, (self.start + self.end) / 2, title, "end")
+        return "".join(lines) + _text(4, self.end + 4, title)
 
 
 def _reach(values: Sequence[float], log: bool = False) -> tuple[float, float]:
@@ -119,9 +120,8 @@ def _reach(values: Sequence[float], log: bool = False) -> tuple[float, float]:
 
 
 def _svg(parts: Sequence[str], height: float) -> str:
-    head = (
-        f'<svg viewBox="0 0 {WIDTH} {height + 44}" width="{WIDTH}" role="img" font-size="13" font-family="sans-serif">'
-    )
+    size = f'viewBox="0 0 {WIDTH} {height + 44}" style="width: 100%; max-width: {1.5 * WIDTH:g}px"'
+    head = f'<svg {size} role="img" font-size="13" font-family="sans-serif">'
     return head + "".join(parts) + "</svg>"
 
 
@@ -134,11 +134,11 @@ def _legend(names: Sequence[str]) -> str:
 
 
 def _name(name: str, place: int) -> str:
-    return _text(LABEL - 8, place * ROW + 17, name, "end")
+    return _text(LEFT, place * ROW + 14, name)
 
 
 def _box(left: float, place: int, width: float, color: str, opacity: float = 1.0) -> str:
-    size = f'x="{left:.1f}" y="{place * ROW + 4}" width="{max(width, 0.5):.1f}" height="{ROW - 8}"'
+    size = f'x="{left:.1f}" y="{place * ROW + 19}" width="{max(width, 0.5):.1f}" height="{ROW - 22}"'
     return f'<rect {size} fill="{color}" fill-opacity="{opacity:.2f}"/>'
 
 

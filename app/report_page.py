@@ -142,7 +142,7 @@ def _pair(pair: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _title(row: dict[str, Any]) -> str:
-    return f"{row['model']} {row['variant']}, {row['threads']} threads"
+    return f"{row['model']} {row['variant']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
 
 
 def latency(rows: Sequence[dict[str, Any]]) -> str:
