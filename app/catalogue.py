@@ -10,7 +10,7 @@ from app.preference import preferred
 from models import Card, UserError, card, names
 
 BEGIN, END = "<!-- models: written by `make readme` -->", "<!-- end of models -->"
-EXPORTS = ("float32", "dynamic", "stock-int8")  # what the speed is compared with
+VARIANTS = ("float32", "dynamic", "int8")  # whose speed stands side by side, ours last
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(cards: Sequence[Card]) -> str:
     """Word the cards' scores and speeds as a Markdown table, what they were measured on under it."""
-    faster = f"faster than {' / '.join(EXPORTS)}"
-    head = ("model", "finds", "input", "mIoU float → PTQ → int8", "speed", faster, "RSS / peak", "file")
+    head = ("model", "finds", "input", "parameters", "mIoU float", "PTQ", "QAT", "ms float32 / dynamic / **ours**",
+            "times faster", "peak MB", "file MB")  # fmt: skip
     rows = [head, ("---",) * len(head), *map(_figures, cards)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *dict.fromkeys(note for told in cards for note in _notes(told))])
@@ -69,18 +69,28 @@ def rewrite(page: Path, text: str) -> None:
 
 def _figures(told: Card) -> tuple[str, ...]:
     scores, speed = told.details.get("scores", {}), told.details.get("speed", {})
-    ours = [row for row in speed.get("rows", []) if row["variant"] == "int8"]
-    faster = {(pair["threads"], pair["against"]): f"{pair['ratio']:.1f}x" for pair in speed.get("ratios", [])}
+    rows = {(row["threads"], row["variant"]): row for row in speed.get("rows", [])}
+    ratios = {(pair["threads"], pair["against"]): f"{pair['ratio']:.2f}x" for pair in speed.get("ratios", [])}
+    threads = sorted({count for count, _ in rows})
+    calibrated = other(scores, ".tflite")  # what ships was fine-tuned if this is there
     return (
         f"[{told.name}](models/{told.file.stem}.json)",
         ", ".join(info.name for info in told.classes[1:]),
         _size(told),
-        " → ".join(_percent(side) for side in (other(scores, ".npz"), other(scores, ".tflite"), scores) if side) or "-",
-        "<br>".join(f"{row['median_ms']:.1f} ms, {row['fps']:.0f} FPS, {_threads(row)}" for row in ours) or "-",
-        "<br>".join(" / ".join(faster.get((row["threads"], name), "-") for name in EXPORTS) for row in ours) or "-",
-        "<br>".join(f"{row['rss_mb']:.0f} / {row['peak_rss_mb']:.0f} MB" for row in ours) or "-",
-        f"{told.file.stat().st_size / 1e6:.1f} MB",
+        f"{told.details['parameters'] / 1e6:.1f} M" if "parameters" in told.details else "-",
+        *(_percent(side) for side in (other(scores, ".npz"), calibrated or scores, calibrated and scores)),
+        "<br>".join(f"{_ours_bold(rows, 'median_ms', '.1f', count)}, {_threads(count)}" for count in threads) or "-",
+        "<br>".join(" / ".join(ratios.get((count, name), "-") for name in VARIANTS[:-1]) for count in threads) or "-",
+        "<br>".join(_ours_bold(rows, "peak_rss_mb", ".0f", count) for count in threads) or "-",
+        f"{told.file.stat().st_size / 1e6:.1f}",
     )
+
+
+def _ours_bold(rows: dict[tuple[int, str], Any], key: str, digits: str, threads: int) -> str:
+    """Put a figure of all variants side by side."""
+    found = [rows.get((threads, name)) for name in VARIANTS]
+    *others, own = ["-" if row is None else format(row[key], digits) for row in found]
+    return " / ".join([*others, f"**{own}**"])
 
 
 def _notes(told: Card) -> list[str]:
@@ -108,9 +118,9 @@ def other(scores: dict[str, Any], suffix: str) -> dict[str, Any] | None:
     return next((side for side in scores.get("against", []) if side["file"].endswith(suffix)), None)
 
 
-def _percent(scores: dict[str, Any]) -> str:
-    return f"{100 * scores['miou']:.1f}"
+def _percent(scores: dict[str, Any] | None) -> str:
+    return f"{100 * scores['miou']:.1f}" if scores else "-"
 
 
-def _threads(row: dict[str, Any]) -> str:
-    return f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"

@@ -218,11 +218,16 @@ class Checkpoint:
         loaded = cls(floats, config, classes, meta.get("training", {}))
         return loaded.resized(*size) if size else loaded
 
-    def resized(self, height: int, width: int) -> "Checkpoint":
-        """Return the network for another input size: the position embedding resized bicubically."""
-        config = replace(self.config, height=height, width=width)
-        position = resize_positions(self.arrays["position"], self.config.grid, config.grid)
-        return replace(self, arrays={**self.arrays, "position": position}, config=config)
+    def resized(self, height: int, width: int, stride: int | None = None) -> "Checkpoint":
+        """Return the network for another input size, its position embedding resized bicubically.
+
+        Another stride resizes what a patch says of its sub-patches, linearly: a start to train from.
+        """
+        config = replace(self.config, height=height, width=width, stride=stride or self.config.stride)
+        arrays = {**self.arrays, "position": resize_positions(self.arrays["position"], self.config.grid, config.grid)}
+        if config.stride != self.config.stride:
+            arrays["head/patch/kernel"] = _resize_sub_patches(arrays["head/patch/kernel"], self.config.sub, config.sub)
+        return replace(self, arrays=arrays, config=config)
 
     def save(self, path: str | Path) -> None:
         """Write the checkpoint whole or not at all."""
@@ -263,6 +268,14 @@ def resize_positions(
         for channel in np.moveaxis(grid, -1, 0)
     ]
     return np.stack(channels, axis=-1).reshape(new[0] * new[1], -1).astype(np.float32)
+
+
+def _resize_sub_patches(kernel: NDArray[Any], old: int, new: int) -> NDArray[np.float32]:
+    """Resize [D, old² M] to [D, new² M], for each of the M dimensions a picture of old x old sub-patches."""
+    dim = kernel.shape[0]
+    pictures = kernel.reshape(dim, old * old, -1).swapaxes(0, 1).reshape(old * old, -1)
+    resized = resize_positions(pictures, (old, old), (new, new), cv2.INTER_LINEAR)
+    return resized.reshape(new * new, dim, -1).swapaxes(0, 1).reshape(dim, -1)
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:

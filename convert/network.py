@@ -183,14 +183,14 @@ def initial(config: Config, path: str | Path, seed: int = 0) -> Arrays:
 
     From a classifier comes the encoder; its class token, with that token's position, and its classification head
     are dropped, the decoder is fresh. From a checkpoint comes all of it, but the class embeddings only if their
-    number is the same. Position embeddings are resized bicubically.
+    number is the same. Position embeddings and sub-patches are resized to the input size and the stride.
 
     Raises:
         UserError: not such a file, or an array in it is missing, too many or of another shape, which is named.
     """
     if "meta" in (read := checkpoint.read_arrays(path)):
         saved = Checkpoint.load(path)
-        found = saved.resized(config.height, config.width).arrays
+        found = saved.resized(config.height, config.width, config.stride).arrays
         if saved.config.classes != config.classes:
             found["decoder/classes"] = fresh(config, seed)["decoder/classes"]
         checkpoint.check(found, config.shapes(), path)
