@@ -141,6 +141,23 @@ def test_a_tap_on_a_class_chooses_it_where_it_is_in_the_mirror(page: Any, tiny: 
     chosen.wait_for(state="detached")
 
 
+def test_the_background_picture_outlives_the_camera(page: Any, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "blue.png"), np.full((60, 80, 3), (200, 0, 0), np.uint8))
+    start(page)
+    page.check("edge-live [value=replace]", force=True)
+    page.set_input_files("edge-live [data-id=backdrop]", str(tmp_path / "blue.png"))
+    until(page, lambda: replaced(page))
+    for button in ("flip", "stop"):
+        page.click(f"edge-live [data-id={button}]")
+        start(page)
+        until(page, lambda: replaced(page))
+
+
+def replaced(page: Any) -> bool:
+    """Tell whether the dark stripe, on the one side or the other, is blue now."""
+    return any(close_to(pixel(page, across), (0, 0, 200)) for across in (0.1, 0.9))
+
+
 def test_a_second_visitor_works_and_leaves_nothing(context: Any, page: Any, url: str, problems: list[str]) -> None:
     start(page)
     second = open_page(context, url, problems, 390)  # as wide as a phone

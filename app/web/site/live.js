@@ -130,6 +130,7 @@ class EdgeLive extends Stage {
   #canvas = document.createElement("canvas");
   #stream = null;
   #facing = "user";
+  #ground = null; // the JPEG chosen as background: the server forgets it with the visitor
   #visitor = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   #chosen = new Set();
   #classes = [];
@@ -162,12 +163,14 @@ class EdgeLive extends Stage {
 
   disconnectedCallback() {
     this.#halt();
+    this.#leave();
     clearInterval(this.timer);
     removeEventListener("pagehide", this.leaving);
   }
 
   async #start(facing = this.#facing) {
     this.#halt();
+    const run = this.#run;
     if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) return this.say(INSECURE, false);
     this.say("Waiting for the camera …", false);
     try {
@@ -182,7 +185,8 @@ class EdgeLive extends Stage {
     this.#video.srcObject = this.#stream;
     await this.#video.play();
     this.#mirror(this.#facing === "user");
-    for (let i = 0; i < AT_ONCE; i++) this.#loop(this.#run);
+    await this.#remind();
+    for (let i = 0; i < AT_ONCE; i++) this.#loop(run);
   }
 
   /** One of the loops: take the newest frame, have it drawn, show it if nothing newer was shown meanwhile. */
@@ -190,6 +194,7 @@ class EdgeLive extends Stage {
     while (run === this.#run) {
       if (!visible(this)) {
         await wait(200);
+        if (visible(this)) await this.#remind();
         continue;
       }
       await this.#newFrame();
@@ -256,7 +261,6 @@ class EdgeLive extends Stage {
   #halt() {
     this.#run += 1;
     this.#stream?.getTracks().forEach((track) => track.stop());
-    if (this.#stream) this.#leave();
     this.#stream = this.#video.srcObject = this.#told = null;
     this.#trip.clear();
     this.#network.clear();
@@ -264,6 +268,7 @@ class EdgeLive extends Stage {
 
   #stop() {
     this.#halt();
+    this.#leave();
     this.pill("left", "");
     this.pill("right", "");
     this.say("The camera is off.");
@@ -332,8 +337,13 @@ class EdgeLive extends Stage {
     const scale = Math.min(1, 1280 / Math.max(bitmap.width, bitmap.height));
     const canvas = Object.assign(document.createElement("canvas"), { width: bitmap.width * scale, height: bitmap.height * scale });
     canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-    const jpeg = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.85));
-    await this.#send(jpeg);
+    this.#ground = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.85));
+    await this.#remind();
+  }
+
+  /** Send the background again: whoever was silent for a while is new to the server. */
+  async #remind() {
+    if (this.#ground) await this.#send(this.#ground);
   }
 
   #send(jpeg) {
@@ -353,7 +363,11 @@ class EdgeLive extends Stage {
       if (found) this.#choose(await found.json());
     };
     this.$("backdrop").onchange = ({ target }) => target.files[0] && this.#backdrop(target.files[0]);
-    this.$("colour").oninput = () => this.#send(new Blob());
+    this.$("colour").oninput = () => {
+      this.#ground = null;
+      this.$("backdrop").value = ""; // the same picture may be chosen again
+      this.#send(new Blob());
+    };
     for (const radio of this.querySelectorAll("[name=edge-mode]")) {
       radio.onchange = () => this.setAttribute("mode", radio.value);
     }
