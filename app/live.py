@@ -11,11 +11,10 @@ Keys in the window: h shows them all.
 
 import argparse
 import logging
-import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,14 +25,14 @@ from app import device, web
 from app.camera import Camera
 from app.controls import Controls
 from app.meter import Figures
-from app.modes import MODES, View
+from app.modes import MODES, View, labels_of, read_colour
 from app.outputs import Output, Rows, begin, open_masks, open_output, write_report
 from app.overlay import Painter
 from app.pipeline import Pipeline, Result, warm_up
 from app.preference import preferred
 from app.sources import Pictures, open_source
 from app.window import Surface, Window, obstacle
-from models import Card, Segmenter, UserError
+from models import Segmenter, UserError
 
 log = logging.getLogger("app")
 
@@ -74,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     """Run until the source ends, the frames are done, or the user quits; print the summary."""
     windowed = _windowed(args.show)
     segmenter = Segmenter(args.model, args.threads)
-    view = View(args.mode, args.opacity, args.contour, _classes(args.chosen, segmenter.card))
+    view = View(args.mode, args.opacity, args.contour, labels_of(args.chosen, segmenter.card))
     if args.background:
         view.backdrop = _backdrop(args.background)
     if args.report:
@@ -270,18 +269,9 @@ def _surface(args: argparse.Namespace, stack: ExitStack) -> Surface:
     return stack.enter_context(web.screen(args)) if args.show == "web" else Window()
 
 
-def _classes(chosen: Sequence[str], card: Card) -> frozenset[int]:
-    labels = {info.name: label for label, info in enumerate(card.classes)}
-    for name in chosen:
-        if name not in labels:
-            raise UserError(f"{card.name} has no class '{name}': choose from {', '.join(labels)}.")
-    return frozenset(labels[name] for name in chosen)
-
-
 def _backdrop(text: str) -> Any:
-    if match := re.fullmatch("#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text):
-        red, green, blue = (int(part, 16) for part in match.groups())
-        return (blue, green, red)
+    with suppress(UserError):  # no colour, but perhaps a file
+        return read_colour(text)
     picture = cv2.imread(text, cv2.IMREAD_COLOR)
     if picture is None:
         raise UserError(f"{text} is neither a picture nor a colour: give a file, or for instance '#28a060'.")

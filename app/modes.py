@@ -1,13 +1,14 @@
 """What becomes of the picture: coloured classes, blurred or replaced background, cut-outs, masks, side by side."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models import Card, ClassMap, Frame
+from models import Card, ClassMap, Frame, UserError
 
 Mask = NDArray[np.uint8]  # HxW, 255 inside and 0 outside, between them along soft edges
 
@@ -46,6 +47,23 @@ class View:
     def choose(self, label: int) -> None:
         """Add a class to those chosen, or take it away; class 0 stands for all."""
         self.chosen = frozenset() if label == 0 else self.chosen ^ {label}
+
+
+def read_colour(text: str) -> tuple[int, int, int]:
+    """Read "#rrggbb" as blue, green, red, 0..255."""
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise UserError(f"'{text[:30]}' is no colour: give one like #28a060.")
+    red, green, blue = bytes.fromhex(text[1:])
+    return blue, green, red
+
+
+def labels_of(names: Sequence[str], card: Card) -> frozenset[int]:
+    """Return the ids of a model's classes with these names."""
+    labels = {info.name: label for label, info in enumerate(card.classes)}
+    for name in names:
+        if name not in labels:
+            raise UserError(f"{card.name} has no class '{name[:40]}': choose from {', '.join(labels)}.")
+    return frozenset(labels[name] for name in names)
 
 
 def compose(frame: Frame, classes: ClassMap, card: Card, view: View) -> Frame:

@@ -362,6 +362,9 @@ def test_the_api_says_what_is_wrong_and_lives_on(client: Any, tmp_path: Path) ->
         client.predict(handle_file(str(text)), api_name="/segment")
     with pytest.raises(Exception, match="choose from"):
         client.predict(handle_file(picture_file(tmp_path)), classes=["unicorn"], api_name="/segment")
+    for colour in ("#12", "rgba(1e999, 0, 0, 1)"):
+        with pytest.raises(Exception, match="is no colour: give one like #28a060"):
+            client.predict(handle_file(picture_file(tmp_path)), colour=colour, api_name="/segment")
     client.predict(handle_file(picture_file(tmp_path)), api_name="/segment")
 
 

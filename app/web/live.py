@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from app import device
-from app.modes import MODES, View, compose
+from app.modes import MODES, View, compose, read_colour
 from app.refine import Smoother, follow_edges
 from app.web.engine import Engine, Overtaken
 from app.web.pictures import FRAME_BYTES, open_frame, open_picture
@@ -110,11 +110,10 @@ def read_view(wish: Mapping[str, str], backdrop: Frame | None = None) -> View:
     try:
         view.opacity = min(100, max(0, int(wish.get("opacity", view.opacity))))
         view.chosen = frozenset(int(word) % 256 for word in wish.get("classes", "").split(",") if word)
-        if colour := wish.get("background", ""):
-            red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-            view.backdrop = (blue, green, red)
     except ValueError:
-        raise UserError("opacity is 0 to 100, classes are ids like 1,4, background is like #28a060.") from None
+        raise UserError("opacity is a whole number from 0 to 100, classes are ids like 1,4.") from None
+    if colour := wish.get("background", ""):
+        view.backdrop = read_colour(colour)
     view.contour = wish.get("contour") == "1"
     if backdrop is not None:
         view.backdrop = backdrop

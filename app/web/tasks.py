@@ -16,7 +16,7 @@ import numpy as np
 
 from app import benchmark, report_page
 from app.camera import Camera
-from app.modes import View, compose, mask_of
+from app.modes import View, compose, labels_of, mask_of, read_colour
 from app.outputs import Rows, Video
 from app.pipeline import Pipeline
 from app.refine import follow_edges
@@ -51,11 +51,7 @@ class Look:
 
     def on(self, card: Card) -> tuple[View, Card]:
         """Return the view for a model's classes, and its card in the colours wanted."""
-        labels = {info.name: label for label, info in enumerate(card.classes)}
-        for name in self.classes:
-            if name not in labels:
-                raise UserError(f"{card.name} has no class '{name[:40]}': choose from {', '.join(labels)}.")
-        chosen = frozenset(labels[name] for name in self.classes)
+        chosen = labels_of(self.classes, card)
         wish = {"mode": self.mode, "opacity": str(int(self.opacity)), "background": _hex(self.background)}
         view = read_view(wish | {"contour": str(int(self.contour))})
         view.chosen = chosen
@@ -200,7 +196,7 @@ def report_html(report: dict[str, Any]) -> str:
 
 
 def _recoloured(card: Card, chosen: frozenset[int], colour: str) -> Card:
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    blue, green, red = read_colour(colour)
     classes = [
         replace(info, color=(red, green, blue)) if label in chosen else info for label, info in enumerate(card.classes)
     ]
@@ -208,14 +204,14 @@ def _recoloured(card: Card, chosen: frozenset[int], colour: str) -> Card:
 
 
 def _hex(colour: str) -> str:
-    """Turn a colour as Gradio's picker words it, "#28a060" or "rgba(40, 160, 96, 1)", into the former."""
-    if not colour or colour.startswith("#"):
+    """Turn "rgba(40, 160, 96, 1)", as Gradio's picker may word a colour, into "#28a060"; leave others as they are."""
+    if not colour or not colour.startswith("rgb"):
         return colour
     try:
         numbers = [round(float(part)) for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]
         return "#" + bytes(numbers).hex()
-    except ValueError:
-        raise UserError(f"'{colour[:30]}' is no colour: give one like #28a060.") from None
+    except (ValueError, OverflowError):
+        return colour  # `read_colour` says what is wrong with it
 
 
 def _fit(picture: Frame) -> Frame:
