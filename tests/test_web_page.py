@@ -194,7 +194,7 @@ def test_a_text_named_like_a_picture_is_told_on_the_page(page: Any, problems: li
     page.get_by_text("not a picture that can be read").first.wait_for()
 
 
-def test_the_machines_camera_is_shown_and_steered(page: Any, screen: Screen) -> None:
+def test_the_machines_camera_is_shown_and_steered(page: Any, url: str, screen: Screen) -> None:
     tab(page, "Watch")
     stopped = threading.Event()
 
@@ -208,6 +208,8 @@ def test_the_machines_camera_is_shown_and_steered(page: Any, screen: Screen) -> 
     filming.start()
     try:
         page.get_by_text("1 watching").wait_for()
+        for key in ("q", "v", "p", "t", "%20"):  # quitting, recording, saving, threads and pausing are the owner's
+            assert get(url + f"camera/press?key={key}", b"")[0] == 204 and screen.events()[0] == ""
         page.click("edge-camera [data-key=m]")
         until(page, lambda: screen.events()[0] == "m")
         page.mouse.click(*[page.locator("edge-camera canvas").bounding_box()[side] + 40 for side in ("x", "y")])
