@@ -13,6 +13,7 @@ import signal
 import ssl
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the site, or serve it until Ctrl-C or SIGTERM."""
-    models = args.model or names()
-    if not models:
-        raise UserError("No model is there: put a .tflite file and its .json card into models/, or give --model PATH.")
+    models = offered(args.model)
     if args.export:
         written = export(args.export, models)
         log.info(f"{args.export}: {written / 1e6:.1f} MB, ready for any static host; docs/phone.md says how.")
@@ -48,14 +47,27 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder), host, args.port, args.https) as server:
         export(Path(folder), models)
         announce(https.page(host, server.server_port, args.https), args.https)
-        # A background job is started deaf to Ctrl-C, and SIGTERM, a service's end, would leave the folder behind.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            log.info("Stopped.")
+        until_stopped(server.serve_forever)
     return 0
+
+
+def offered(named: list[str] | None) -> list[str]:
+    """Return the models to offer: those named with --model, or all shipped ones."""
+    models = named or names()
+    if not models:
+        raise UserError("No model is there: put a .tflite file and its .json card into models/, or give --model PATH.")
+    return models
+
+
+def until_stopped(wait: Callable[[], object]) -> None:
+    """Wait until Ctrl-C or SIGTERM ends it."""
+    # A background job is started deaf to Ctrl-C, and SIGTERM, a service's end, would leave temporary files behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        wait()
+    except KeyboardInterrupt:
+        log.info("Stopped.")
 
 
 def announce(url: str, secure: bool) -> None:

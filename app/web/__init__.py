@@ -9,7 +9,6 @@ python run_demo.py live --show web           this machine's own camera on the pa
 import argparse
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,9 +46,7 @@ def configure_door(parser: argparse._ActionsContainer) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C or SIGTERM, or write the Space."""
-    models = args.model or names()
-    if not models:
-        raise UserError("No model is there: put a .tflite file and its .json card into models/, or give --model PATH.")
+    models = phone.offered(args.model)
     if args.export_space:
         from app.web.space import export
 
@@ -57,13 +54,7 @@ def main(args: argparse.Namespace) -> int:
         log.info(f"{args.export_space} is a Space: upload it with `hf upload USER/NAME . --repo-type space`.")
         return 0
     with _page(args, models):
-        # A background job is started deaf to Ctrl-C, and SIGTERM, a service's end, would leave visitors' files behind.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            log.info("Stopped.")
+        phone.until_stopped(threading.Event().wait)
     return 0
 
 
@@ -90,7 +81,7 @@ def _page(args: argparse.Namespace, models: Sequence[str], shown: "Screen | None
     opened, engine = door(args), Engine(models, args.threads)
     engine.segmenter()  # a file that is no model shall not be found out by the first visitor
     with serving(opened, engine, shown) as address:
-        announce(address, args)
+        announce(address, opened)
         yield
 
 
@@ -109,11 +100,11 @@ def door(args: argparse.Namespace) -> "Door":
     return Door(args.host, args.port, args.https, args.share, login)
 
 
-def announce(url: str, args: argparse.Namespace) -> None:
+def announce(url: str, door: "Door") -> None:
     """Print where the page is, and who may come in."""
-    if args.share:
+    if door.share:
         log.info(f"{https.qr_code(url)}\nThe page: {url}   (Ctrl-C ends it)")
     else:
-        phone.announce(url, args.https)
-    if not https.local(url) and not (args.auth or os.environ.get("EDGE_AUTH")):
+        phone.announce(url, door.secure)
+    if not https.local(url) and not door.login:
         log.info("Whoever reaches this address may use it; --auth USER:PASSWORD asks for a login.")
