@@ -391,7 +391,7 @@ function panel(modes) {
         ${toggle("contour", "Outlines", false)}${toggle("smooth", "Steady", true)}${toggle("edges", "Sharp edges", true)}
       </div>
       <section><h3>Classes</h3><div class="classes" data-id="classes"></div>
-        <p class="note">Tap a class, here or in the picture, to choose it alone.</p></section>
+        <p class="note">Tap classes, here or in the picture, to choose them.</p></section>
       <section><h3>Figures</h3><dl class="figures">
         ${figure("fps", "Frames/s", "Pictures that came back a second, over the last three")}
         ${figure("model", "Model", "The network alone, median")}
