@@ -194,6 +194,12 @@ def test_a_text_named_like_a_picture_is_told_on_the_page(page: Any, problems: li
     page.get_by_text("not a picture that can be read").first.wait_for()
 
 
+def test_the_calls_name_the_address_by_which_the_page_was_reached(page: Any, url: str) -> None:
+    tab(page, "API")
+    page.get_by_text(f'Client("{url}")').wait_for()
+    assert f"{url}live/frame?" in page.text_content("body")
+
+
 def test_the_machines_camera_is_shown_and_steered(page: Any, url: str, screen: Screen) -> None:
     tab(page, "Watch")
     stopped = threading.Event()

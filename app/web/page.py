@@ -55,11 +55,10 @@ class Page:
         engine: the models on offer.
         folder: for files that are handed out, and for the examples.
         camera: whether the live session's own camera is shown.
-        address: of this page, for the examples of its API.
     """
 
-    def __init__(self, engine: Engine, folder: Path, address: str, camera: bool = False) -> None:
-        self._engine, self._address, self._camera = engine, address, camera
+    def __init__(self, engine: Engine, folder: Path, camera: bool = False) -> None:
+        self._engine, self._camera = engine, camera
         self._first = next(iter(engine.cards.values()))
         for name in ("made", "examples"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -89,10 +88,13 @@ class Page:
                 with gr.Tab("Phone", id="phone"):
                     _html("<edge-join></edge-join>")
                 with gr.Tab("API", id="api"):
-                    gr.Markdown(API.replace("ADDRESS", self._address))
+                    calls = gr.Markdown()
             told = functools.partial(gr.on, [self._model.change], queue=False, api_visibility="private")
             told(lambda name: card_html(self._engine.cards[name]), self._model, card, show_progress="hidden")
             told(None, self._model, js="(name) => { window.edgeModel = name; }")
+            # Behind a tunnel only the browser knows the address by which the page is reached.
+            here = f"() => {json.dumps(API)}.replaceAll('ADDRESS', location.origin + location.pathname)"
+            blocks.load(None, None, calls, js=here, queue=False, api_visibility="private")
         return blocks
 
     def _picture_tab(self) -> None:

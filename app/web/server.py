@@ -131,7 +131,7 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
     port = _port(host, door.port)
     with TemporaryDirectory(prefix="edge-segmenter-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")
-        blocks = _page(door, host, port, engine, screen, Path(folder))
+        blocks = _page(engine, screen, Path(folder))
         try:
             _launch(blocks, door, host, port)
             address = blocks.share_url or https.page(host, port, door.secure)
@@ -145,10 +145,10 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
                 blocks.close(verbose=False)
 
 
-def _page(door: Door, host: str, port: int, engine: Engine, screen: Screen | None, folder: Path) -> Any:
+def _page(engine: Engine, screen: Screen | None, folder: Path) -> Any:
     from app.web.page import Page
 
-    return Page(engine, folder, https.page(host, port, door.secure), screen is not None).build()
+    return Page(engine, folder, screen is not None).build()
 
 
 def _launch(blocks: Any, door: Door, host: str, port: int) -> None:
