@@ -41,7 +41,7 @@ class Variant:
 
     group: str
     name: str
-    rotate: bool = True
+    rotation: str = "principal"  # or "random", or "none"
     pictures: int = PICTURES
     operators: str = "table"
     per_patch: bool = False
@@ -56,19 +56,20 @@ VARIANTS = (
     Variant(OPERATORS, "lambda-shift: I-Segmenter", operators="lambda-shift"),
     Variant(OUTPUT, "one class for each patch", per_patch=True),
     Variant(CALIBRATION, "one picture", pictures=1),
-    Variant(CALIBRATION, "no rotation", rotate=False),
+    Variant(CALIBRATION, "rotation: random", rotation="random"),
+    Variant(CALIBRATION, "rotation: none", rotation="none"),
     Variant(CALIBRATION, "ranges: the largest value seen", levers=Levers(ranges="max")),
-    Variant(CALIBRATION, "ranges: no rotation, the largest value", rotate=False, levers=Levers(ranges="max")),
+    Variant(CALIBRATION, "ranges: no rotation, the largest value", rotation="none", levers=Levers(ranges="max")),
     Variant(CALIBRATION, "stream: squared error, not by token", levers=Levers(stream="values")),
     Variant(CALIBRATION, "kernels: the largest weight", levers=Levers(kernels="max")),
     Variant(CALIBRATION, "kernels: GPTQ, biases corrected", levers=Levers(rounding="gptq")),
     Variant(CALIBRATION, "kernels: GPTQ, biases corrected, one picture", pictures=1, levers=Levers(rounding="gptq")),
     *(
         Variant(
-            WIDTHS, f"W{weights}A{products}{'' if rotate else ', no rotation'}", rotate, simulated=True,
+            WIDTHS, f"W{weights}A{products}{', no rotation' * (rotation == 'none')}", rotation, simulated=True,
             levers=Levers(weight_bits=weights, product_bits=products),
         )
-        for weights, products in ((8, 8), (6, 6), (4, 8)) for rotate in (True, False)
+        for weights, products in ((8, 8), (6, 6), (4, 8)) for rotation in ("principal", "none")
     ),
 )  # fmt: skip
 
@@ -86,7 +87,7 @@ class Row:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("checkpoint", type=Path, help="the trained network, .npz")
+    parser.add_argument("checkpoint", type=Path, help="the trained network, .npz or a folder of rstrudel/segmenter")
     evaluate.configure_labels(parser)
     parser.add_argument("--calibrate", type=Path, nargs="+", help="folders of pictures to calibrate with, if no recipe")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .md file to write")
@@ -168,8 +169,10 @@ class Bench:
             bar.update()
 
     def _applies(self, variant: Variant) -> bool:
-        """ReLU needs no GELU, and one class for each patch may be all there is."""
+        """ReLU needs no GELU, imported networks have tables alone, and one class for each patch may be all there is."""
         config = self.checkpoint.config
+        if config.precise and variant.operators != "table":
+            return False
         if variant.operators == "lambda-shift" and config.activation != "gelu":
             return False
         return not (variant.per_patch and config.sub == 1)
@@ -187,8 +190,8 @@ class Bench:
         if config.sub > 1:
             maps = (_classes(_averaged_scores(part, config.sub)) for part in scores)
             yield Row(group, "one class for each patch", (self._miou(maps),))
-        if getattr(config, "cosine", False):  # imported networks alone have it
-            plain = replace(self.checkpoint, config=Config(**{**asdict(config), "cosine": False}))
+        if config.cosine:  # imported networks alone have it
+            plain = quantize.without(self.checkpoint, ["l2"])
             yield Row(group, "without L2 norm", (self._miou(map(_classes, self._scores(plain))),))
 
     def _scores(self, network: Checkpoint) -> Iterator[floats.Array]:
@@ -216,10 +219,13 @@ class Bench:
 
     def _numbers(self, variant: Variant, seed: int) -> tuple[Quantised, Config]:
         config = self.checkpoint.config
-        folded = fold(self.checkpoint, variant.rotate, seed)
+        pictures = draw_pictures(self.folders, variant.pictures, config.height, config.width, seed)
+        if variant.rotation == "principal":
+            folded = calibrate.rotated(self.checkpoint, pictures, seed)
+        else:
+            folded = fold(self.checkpoint, variant.rotation == "random", seed)
         if variant.per_patch:
             folded, config = averaged(folded, config)
-        pictures = draw_pictures(self.folders, variant.pictures, config.height, config.width, seed)
         quantised = calibrate.numbers(folded, config, pictures, variant.levers)
         return (shift.widened(quantised, config, pictures) if variant.operators != "table" else quantised), config
 

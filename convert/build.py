@@ -115,9 +115,11 @@ class IntegerOps:
 
     def centre(self, name: str, x: Tensor) -> Tensor:
         width, classes = x.shape[-1], x.shape[1]
-        ones = self._shared("mean", np.full((1, classes), 127, np.int8), 1 / (127 * classes))
+        scale = 1 / (127 * classes)
+        ones = self._shared("mean", np.full((1, classes), 127, np.int8), scale)
+        zero = self._shared("no bias", np.zeros(1, np.int32), x.step * scale)  # see `_readings`
         mean = self.graph.add(
-            "FULLY_CONNECTED", (self._transpose(x, (0, 2, 1)), ones), f"{name}/mean", (1, width, 1),
+            "FULLY_CONNECTED", (self._transpose(x, (0, 2, 1)), ones, zero), f"{name}/mean", (1, width, 1),
             scale=self.scale(f"{name}/mean"), table="FullyConnectedOptions", keepNumDims=True,
         )  # fmt: skip
         mean = self.reshape(mean, (1, 1, width))
@@ -247,11 +249,7 @@ class IntegerOps:
         With 0 at the top of the range ELU's integers are already those of exp; adding 1 moves the zero point only.
         """
         add, shape = self.graph.add, scores.shape
-        axis = self._shared("axis", np.array([len(shape) - 1], np.int32))
-        largest = add(
-            "REDUCE_MAX", (scores, axis), f"{name}/largest", (*shape[:-1], 1), scale=scores.step,
-            table="ReducerOptions", keepDims=True,
-        )  # fmt: skip
+        largest = self._largest(scores, f"{name}/largest")
         step = float(np.float32(-EXP_FLOOR / 255))
         below = add("SUB", (scores, largest), f"{name}/below", shape, scale=step, zero_point=127, table="SubOptions")
         elu = add("ELU", (below,), f"{name}/elu", shape, scale=1 / 255, zero_point=127)
@@ -267,8 +265,7 @@ class IntegerOps:
         tokens = e.shape[-1]
         rulers = np.minimum(np.array([*RULERS, tokens]), tokens)
         readings = self._readings(f"{name}/readings", e, rulers)
-        wide = self.graph.add("CAST", (readings,), f"{name}/wide", readings.shape, np.int32, **_CAST_TO_INT32)
-        total = self._sum(wide, f"{name}/total")
+        total = self._sum(self._cast(readings, np.int32, f"{name}/wide"), f"{name}/total")
         lowest = self._shared("lowest", np.array([128 * len(rulers)], np.int32))
         index = self.graph.add("ADD", (total, lowest), f"{name}/index", total.shape, np.int32, table="AddOptions")
         sums = np.maximum(_sum_of_index(rulers), self.limits[name])
@@ -343,9 +340,7 @@ class IntegerOps:
             shape = (height, 1, width, 4)
             ids = add("BITCAST", (packed,), "ids/bytes", shape, np.uint8, table="BitcastOptions")
         else:
-            ids = add(
-                "CAST", (ids,), "ids/bytes", ids.shape, np.uint8, table="CastOptions", inDataType=2, outDataType=3
-            )
+            ids = self._cast(ids, np.uint8, "ids/bytes")
             ids = self._repeat(self.reshape(ids, (height * width, 1)), repeat)
         return self.reshape(ids, (height, 1, width * repeat))
 
@@ -355,6 +350,19 @@ class IntegerOps:
         shape = (x.shape[0], times, *x.shape[2:])
         return self.graph.add(
             "CONCATENATION", (x,) * times, f"{x.name}/repeated", shape, x.dtype, table="ConcatenationOptions", axis=1
+        )
+
+    def _largest(self, x: Tensor, name: str) -> Tensor:
+        """Row maxima of an int8 tensor."""
+        axis = self._shared("axis", np.array([len(x.shape) - 1], np.int32))
+        return self.graph.add(
+            "REDUCE_MAX", (x, axis), name, (*x.shape[:-1], 1), scale=x.step, table="ReducerOptions", keepDims=True
+        )
+
+    def _cast(self, x: Tensor, dtype: type[np.generic], name: str, scale: float | None = None) -> Tensor:
+        source, target = TENSOR_TYPES[x.dtype], TENSOR_TYPES[dtype]
+        return self.graph.add(
+            "CAST", (x,), name, x.shape, dtype, scale, table="CastOptions", inDataType=source, outDataType=target
         )
 
     def _sum(self, x: Tensor, name: str) -> Tensor:
@@ -386,7 +394,7 @@ class IntegerOps:
         return self._constants.setdefault(key, constant(name, data, scale))
 
 
-_CAST_TO_INT32: dict[str, Any] = {"table": "CastOptions", "inDataType": 9, "outDataType": 2}  # TensorType INT8, INT32
+TENSOR_TYPES: dict[type[np.generic], int] = {np.int32: 2, np.uint8: 3, np.int16: 7, np.int8: 9}  # of the schema
 
 
 def _int8(values: NDArray[np.float64]) -> NDArray[np.int8]:

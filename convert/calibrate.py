@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from convert import floats, rounding
 from convert.build import BEST, EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
-from convert.checkpoint import Config
-from convert.fold import Folded
+from convert.checkpoint import Checkpoint, Config
+from convert.fold import Folded, fold, orthogonal
 from convert.quantised import Quantised, round_kernel
 
 Sample = NDArray[np.float32]
@@ -53,6 +53,33 @@ class Levers:
         """Return the largest integer that a result is rounded to."""
         bits = self.product_bits if name.rpartition("/")[2] in PRODUCTS else 8
         return int(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
+
+
+def rotated(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) -> Folded:
+    """Fold a network so that the largest tokens of its residual streams have channels of like size.
+
+    A ViT's late blocks hold a few tokens forty times larger than the rest, nearly all in one direction (registers,
+    Darcet et al., 2023), and the largest of their channels sets the stream's scale. Principal directions, turned by a
+    Hadamard matrix, lie evenly over all channels; after a random rotation the largest is three times the mean.
+
+    Args:
+        checkpoint: the trained network.
+        pictures: 1xHxWx3 uint8 RGB, those it will be calibrated with.
+        seed: of the matrices' signs, and of the rotations inside the heads.
+    """
+    config, plain = checkpoint.config, fold(checkpoint, rotate=False)
+    moments = {stream: np.zeros((config.dim, config.dim)) for stream in ("encoder", "decoder")}
+
+    def watch(name: str, values: Any) -> None:
+        if name.rpartition("/")[2] in STREAM:
+            tokens = values.reshape(-1, config.dim).astype(np.float64)
+            moments["decoder" if name.startswith("decoder") else "encoder"] += tokens.T @ tokens
+
+    for pixels in tqdm(pictures, "rotating", unit="pictures", leave=False):
+        floats.scores(plain, config, pixels, watch)
+    rng = np.random.default_rng(seed)
+    encoder, decoder = (np.linalg.eigh(moment)[1] @ orthogonal(config.dim, rng) for moment in moments.values())
+    return fold(checkpoint, seed=seed, streams=(encoder, decoder))
 
 
 def calibrate(

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ class Config:
     def sub(self) -> int:
         """Sub-tokens along one side of a patch."""
         return self.patch // self.stride
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(prod(shape) for shape in self.shapes().values())
 
     def epsilon(self, norm: str) -> float:
         """Return what is added to the variance in the norm of this name; a norm of class masks has none."""

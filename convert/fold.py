@@ -26,13 +26,17 @@ Folded = dict[str, Matrix]  # named like the steps of `convert/forward.py`, kern
 PIXEL_ZERO = 128  # the graph's int8 pixel is the uint8 pixel minus 128
 
 
-def fold(checkpoint: Checkpoint, rotate: bool = True, seed: int = 0) -> Folded:
+def fold(
+    checkpoint: Checkpoint, rotate: bool = True, seed: int = 0, streams: tuple[Matrix, Matrix] | None = None
+) -> Folded:
     """Return the arrays of the re-parameterised network.
 
     Args:
         checkpoint: the trained network.
         rotate: False leaves Q = I, to see what the rotation is worth.
         seed: chooses the rotations.
+        streams: orthogonal matrices [D, D] for the encoder's and the decoder's residual stream, in place of chosen ones
+            (`calibrate.rotated` finds better ones).
 
     Returns:
         `patches/kernel` [p, p, 3, D] for pixels minus 128, `patches/bias` [D], `position` [N, D], `classes` [K, D],
@@ -42,8 +46,8 @@ def fold(checkpoint: Checkpoint, rotate: bool = True, seed: int = 0) -> Folded:
     arrays = {name: array.astype(np.float64) for name, array in checkpoint.arrays.items()}
     config = checkpoint.config
     rng = np.random.default_rng(seed)
-    turn = _orthogonal if rotate else lambda size, rng: np.eye(size)
-    encoder, decoder = turn(config.dim, rng), turn(config.dim, rng)
+    turn = orthogonal if rotate else lambda size, rng: np.eye(size)
+    encoder, decoder = streams or (turn(config.dim, rng), turn(config.dim, rng))
     folded = _entrance(arrays, config, _centre(config.dim) @ encoder)
     for stream, depth, rotation in (("encoder", config.depth, encoder), ("decoder", config.decoder_depth, decoder)):
         for i in range(depth):
@@ -73,15 +77,28 @@ def _centre(size: int) -> Matrix:
     return np.eye(size) - 1.0 / size
 
 
-def _orthogonal(size: int, rng: np.random.Generator) -> Matrix:
-    """Draw a rotation: a Hadamard matrix with random signs where the size is a power of two, else a random one."""
-    if size & (size - 1) == 0:
-        hadamard = np.ones((1, 1))
-        while len(hadamard) < size:
-            hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+def orthogonal(size: int, rng: np.random.Generator) -> Matrix:
+    """Draw a rotation: a Hadamard matrix with random signs where there is one, else a random matrix.
+
+    Every vector along an axis becomes one whose channels are all of the same size.
+    """
+    hadamard = _paley() if size % 12 == 0 else np.ones((1, 1))
+    while len(hadamard) < size:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    if len(hadamard) == size:
         return np.asarray(hadamard * rng.choice([-1.0, 1.0], size)[:, np.newaxis] / np.sqrt(size))
     q, r = np.linalg.qr(rng.normal(size=(size, size)))
     return np.asarray(q * np.sign(np.diag(r)))
+
+
+def _paley() -> Matrix:
+    """Return the Hadamard matrix of order 12 (Paley, 1933): ViTs are 192, 384 or 768 wide, 12 times a power of two."""
+    squares = {number * number % 11 for number in range(1, 11)}
+    signs = np.array([0.0, *(1.0 if number in squares else -1.0 for number in range(1, 11))])
+    matrix = np.ones((12, 12))
+    matrix[1:, 0] = -1
+    matrix[1:, 1:] = signs[(np.arange(11)[:, np.newaxis] - np.arange(11)) % 11] + np.eye(11)
+    return matrix
 
 
 def _entrance(arrays: Folded, config: Config, writer: Matrix) -> Folded:

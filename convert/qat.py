@@ -24,7 +24,7 @@ from convert.build import EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
 from convert.checkpoint import Checkpoint, Config
 from convert.data import Recipe
 from convert.files import check_place
-from convert.fold import PIXEL_ZERO, Folded, fold
+from convert.fold import PIXEL_ZERO, Folded
 from convert.forward import segmenter
 from convert.quantised import Quantised, round_kernel
 from convert.train import cross_entropy, told, validate
@@ -76,12 +76,11 @@ class FineTuning:
     def __init__(self, checkpoint: Checkpoint, recipe: Recipe, folder: Path, seed: int) -> None:
         self.config, self.recipe, self.seed = checkpoint.config, recipe, seed
         self.samples, self.held_back = (data.load_set(recipe, part, folder) for part in ("train", "val"))
-        folded = fold(checkpoint, seed=seed)
         chosen = np.random.default_rng(seed).choice(len(self.samples), min(PICTURES, len(self.samples)), replace=False)
         height, width = self.config.height, self.config.width
-        self.start = calibrate.numbers(
-            folded, self.config, [preprocess(self.samples[index].frame, height, width) for index in chosen]
-        )
+        pictures = [preprocess(self.samples[index].frame, height, width) for index in chosen]
+        folded = calibrate.rotated(checkpoint, pictures, seed)
+        self.start = calibrate.numbers(folded, self.config, pictures)
         self.teacher = rounded_model(folded, self.config, None)
         self.student = rounded_model(folded, self.config, self.start)
 

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 from dataclasses import asdict, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +69,12 @@ def main(args: argparse.Namespace) -> int:
     if tuned and args.size:
         raise UserError(f"{args.checkpoint} was fine-tuned at its size: leave out --size.")
     checkpoint = without(original, args.drop) if args.drop else original
-    if checkpoint.config.prefix and args.operators != "table":
+    if checkpoint.config.precise and args.operators != "table":
         raise UserError("The operators of I-ViT are built for networks of `convert train`: leave out --operators.")
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
     if numbers is None:
-        numbers = calibrate.numbers(fold(checkpoint, seed=args.seed), config, pictures)
+        numbers = calibrate.numbers(calibrate.rotated(checkpoint, pictures, args.seed), config, pictures)
     if args.operators != "table":
         numbers = shift.widened(numbers, config, pictures)
     model = quantise(checkpoint, numbers, "grid" if args.grid else "full", args.operators)
@@ -154,7 +153,7 @@ def _card(args: argparse.Namespace, checkpoint: Checkpoint, model: bytes, report
         "operators": args.operators,
         "classes": [asdict(info) for info in checkpoint.classes],
         "network": asdict(config),
-        "parameters": sum(prod(shape) for shape in config.shapes().values()),
+        "parameters": config.parameters,
         "data": checkpoint.training.get("data", ""),
         "terms": checkpoint.training.get("terms", ""),
         "training": checkpoint.training,

@@ -146,17 +146,12 @@ class ShiftOps(IntegerOps):
 
     def exp(self, name: str, scores: Tensor) -> Tensor:
         """ShiftExp of scores less their row's largest."""
-        below = self._int(
-            "SUB", self._cast(scores, np.int32, f"{name}/wide"), self._largest(scores, name), f"{name}/below"
-        )
+        wide = self._cast(scores, np.int32, f"{name}/wide")
+        below = self._int("SUB", wide, self._wide_largest(scores, name), f"{name}/below")
         return self._shift_exp(name, below, scores.step, SOFTMAX_BITS, scores.shape[-1])
 
-    def _largest(self, x: Tensor, name: str) -> Tensor:
-        """Row maxima of an int8 tensor, as int32."""
-        axis = self._shared("axis", np.array([len(x.shape) - 1], np.int32))
-        largest = self.graph.add("REDUCE_MAX", (x, axis), f"{name}/largest", (*x.shape[:-1], 1), scale=x.step,
-                                 table="ReducerOptions", keepDims=True)  # fmt: skip
-        return self._cast(largest, np.int32, f"{name}/largest/wide")
+    def _wide_largest(self, x: Tensor, name: str) -> Tensor:
+        return self._cast(self._largest(x, f"{name}/largest"), np.int32, f"{name}/largest/wide")
 
     def _shift_exp(self, name: str, x: Tensor, step: float, bits: int, terms: int) -> Tensor:
         """exp(step x) for x <= 0 as 2**-q (1 - r / 2): shifts, and one division by a constant.
@@ -229,7 +224,7 @@ class ShiftOps(IntegerOps):
     def gelu(self, name: str, y: Tensor) -> Tensor:
         """x sigmoid(1.702 x), the sigmoid in 8 bits; 1.702 goes into the scale."""
         step, name_s = SIGMOID * y.step, f"{name}/sigmoid"
-        x, largest = self._cast(y, np.int32, f"{name_s}/wide"), self._largest(y, name_s)
+        x, largest = self._cast(y, np.int32, f"{name_s}/wide"), self._wide_largest(y, name_s)
         if self.cutoff < 127 * step:
             cutoff = int(self.cutoff / step)
             x = self._int("MINIMUM", x, cutoff, f"{name_s}/cut")
@@ -251,11 +246,6 @@ class ShiftOps(IntegerOps):
         table = TABLES.get(kind, f"{kind.capitalize()}Options")
         options: dict[str, Any] = {"table": table} if table else {}
         return self.graph.add(kind, (a, b), name, np.broadcast_shapes(a.shape, b.shape), np.int32, scale, **options)
-
-    def _cast(self, x: Tensor, dtype: type[np.generic], name: str, scale: float | None = None) -> Tensor:
-        codes = {np.int32: 2, np.int16: 7, np.int8: 9}  # TensorType of the schema
-        return self.graph.add("CAST", (x,), name, x.shape, dtype, scale,
-                              table="CastOptions", inDataType=codes[x.dtype], outDataType=codes[dtype])  # fmt: skip
 
 
 class LambdaShiftOps(ShiftOps):

@@ -20,7 +20,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import baseline, calibrate, flatbuffer, floats, profile, proof, sqnr_picture
+from convert.build import BEST
 from convert.calibrate import STREAM, TINY
 from convert.checkpoint import PRESETS, Checkpoint, Config, preset
 from convert.files import check_place, draw_pictures, stored, write_whole
@@ -63,7 +64,7 @@ class Tally:
     total: float = 0.0
     alone: float = 0.0
     clipped: int = 0
-    values: int = field(default=0)
+    values: int = 0
 
     def add(self, real: floats.Array, integers: NDArray[Any]) -> None:
         """Count one picture: the float network's values and the integer network's."""
@@ -71,6 +72,7 @@ class Tally:
         step, zero, ends = tensor.step, tensor.zero_point, np.iinfo(np.dtype(tensor.dtype))
         low, high = (ends.min - zero) * step, (ends.max - zero) * step
         found = (integers.astype(np.float64) - zero) * step
+        real = np.maximum(real, 0) if tensor.name == BEST else real  # below 0 it saturates, see `build.BEST`
         real = real.reshape(found.shape)
         rounded = np.clip(np.round(real / step), ends.min - zero, ends.max - zero) * step
         powers = [np.square(x, dtype=np.float64) for x in (real, found - real, rounded - real)]
@@ -108,6 +110,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Compare every source and print its table, or a line for each of several."""
+    if args.pictures < 1:
+        raise UserError(f"{args.pictures} pictures are too few: compare on at least one.")
     if args.picture and len(args.sources) > 1:
         raise UserError("One picture shows one network: name a single source with --picture.")
     if args.against and any(not source.endswith(".tflite") for source in args.sources):
@@ -132,7 +136,7 @@ def _report(source: str, args: argparse.Namespace) -> dict[str, Any]:
     checkpoint = _random(source, args.seed) if source in PRESETS else Checkpoint.load(source)
     config = checkpoint.config
     pictures = draw_pictures([args.images], args.pictures + CALIBRATION, config.height, config.width, args.seed)
-    folded = fold(checkpoint, seed=args.seed)
+    folded = calibrate.rotated(checkpoint, pictures[args.pictures :], args.seed)
     model = quantise(checkpoint, calibrate.numbers(folded, config, pictures[args.pictures :]))
     name = f"{source}, {RANDOM}" if source in PRESETS else Path(source).stem
     return _compared(name, model, folded, config, pictures[: args.pictures])
@@ -142,14 +146,13 @@ def _compared(name: str, model: bytes, folded: Folded, config: Config, pictures:
     with stored(model) as path:
         rows = compare(path, folded, config, pictures)
         milliseconds = {f"ms_{threads}": round(profile.latency(path, threads), 2) for threads in (1, 2)}
-    parameters = sum(array.size for name, array in folded.items() if name != "classes/normed")
     return {
         "name": name,
         "pictures": len(pictures),
-        "parameters": parameters,
+        "parameters": config.parameters,
         "file_mb": round(len(model) / 1e6, 2),
         **milliseconds,
-        "scores": next(row.total for row in rows if row.name == "head/scores"),
+        "scores": rows[-1].total,
         "clipped": max(row.clipped for row in rows),
         "tensors": [asdict(row) for row in rows],
     }
@@ -185,15 +188,32 @@ def compare(path: Path, folded: Folded, config: Config, pictures: Iterable[NDArr
 
 
 def _float_side(path: Path, against: Path | None) -> tuple[Folded, Config]:
-    details = card(path).details
+    own, config = baseline.folded(path)
     if against is None:
-        return baseline.folded(path)
+        return own, config
     tuned = is_quantised(against)
     numbers, checkpoint = load(against) if tuned else (None, Checkpoint.load(against))
-    if asdict(checkpoint.config) != asdict(Config(**details["network"])):
+    if checkpoint.config != config:
         raise UserError(f"{against} has other dimensions than {path}: give the checkpoint that the file came from.")
-    folded = numbers.folded if numbers else fold(checkpoint, seed=details["calibration"]["seed"])
-    return folded, checkpoint.config
+    if numbers:
+        return numbers.folded, config
+    seed = card(path).details["calibration"]["seed"]
+    return fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own)), config
+
+
+def _streams(plain: Folded, turned: Folded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Find the rotations of a file's residual streams: those that bring the plain writers nearest to the file's."""
+
+    def nearest(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+        left, _, right = np.linalg.svd(ours.T @ theirs)  # the orthogonal Procrustes problem (Schönemann, 1966)
+        return np.asarray(left @ right)
+
+    width = plain["position"].shape[-1]
+    encoder = nearest(*(arrays["patches/kernel"].reshape(-1, width) for arrays in (plain, turned)))
+    decoder, name = encoder, "decoder/input/kernel"
+    if name in plain:  # a linear decoder has no stream
+        decoder = nearest(encoder.T @ plain[name], turned[name])
+    return encoder, decoder
 
 
 def _random(name: str, seed: int) -> Checkpoint:

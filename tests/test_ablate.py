@@ -97,7 +97,7 @@ def test_equal_draws_give_equal_scores(scored: Path) -> None:
     variant = ablate.Variant("group", "name", pictures=2)
     first, second = (bench.measure(variant, lambda: None) for _ in range(2))
     assert first == second
-    assert bench.measure(replace(variant, rotate=False), lambda: None) != first
+    assert bench.measure(replace(variant, rotation="none"), lambda: None) != first
 
 
 @pytest.mark.parametrize(

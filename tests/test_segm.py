@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import baseline, floats, network
+from convert import baseline, flatbuffer, floats, network
 from convert.__main__ import main
 from convert.checkpoint import Checkpoint
 from convert.files import draw_pictures
@@ -118,6 +118,8 @@ def test_conversion_is_proven_and_keeps_nine_patches_in_ten(tmp_path: Path, opti
     path, file = quantize(tmp_path, **options)
     report = verify(file)
     assert report.proven and report.xnnpack_share > 0.9
+    dense = [each for each in flatbuffer.unpack(file.read_bytes()).operators if each.kind == "FULLY_CONNECTED"]
+    assert all(len(each.inputs) == 3 and each.inputs[2] for each in dense)  # see `build.IntegerOps._readings`
     assert json.loads(file.with_suffix(".json").read_text())["calibration"]["agreement"] > 0.9
     config = Checkpoint.load(path).config
     pixels = draw_pictures([tmp_path / "pictures"], 1, config.height, config.width)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from convert import baseline, calibrate, flatbuffer, sqnr
@@ -11,7 +12,6 @@ from convert.__main__ import main
 from convert.build import build
 from convert.checkpoint import Checkpoint
 from convert.files import draw_pictures
-from convert.fold import fold
 from convert.quantised import Quantised
 from tests import tiny
 from tests.test_quantize import quantize
@@ -24,8 +24,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Pat
 
 def test_a_range_that_is_too_small_is_the_worst_tensor(converted: tuple[Checkpoint, Path]) -> None:
     checkpoint, file = converted
-    config, folded = checkpoint.config, fold(checkpoint)
-    pictures = draw_pictures([file.parent / "pictures"], 4, 64, 64)  # those the file was made with
+    config, pictures = checkpoint.config, draw_pictures([file.parent / "pictures"], 4, 64, 64)  # it was made with these
+    folded = calibrate.rotated(checkpoint, pictures)
     numbers = calibrate.numbers(folded, config, pictures)
     limits = {**numbers.limits, "encoder/1/proj": numbers.limits["encoder/1/proj"] / 20}
     graph = build(Quantised(limits, numbers.kernels, folded), config)
@@ -46,8 +46,17 @@ def test_a_file_alone_is_held_against_its_own_weights(converted: tuple[Checkpoin
     assert config == checkpoint.config
     pictures = draw_pictures([file.parent / "pictures"], 1, 64, 64)
     scores = {row.name: row.total for row in sqnr.compare(file, folded, config, pictures)}["head/scores"]
-    against = {row.name: row.total for row in sqnr.compare(file, fold(checkpoint), config, pictures)}["head/scores"]
+    trained, _ = sqnr._float_side(file, file.with_suffix(".npz"))
+    against = {row.name: row.total for row in sqnr.compare(file, trained, config, pictures)}["head/scores"]
     assert scores > against > 15  # rounded weights lose, too
+
+
+def test_the_rotation_of_a_file_is_found_again(converted: tuple[Checkpoint, Path]) -> None:
+    checkpoint, file = converted
+    exact = calibrate.rotated(checkpoint, draw_pictures([file.parent / "pictures"], 4, 64, 64))
+    found, _ = sqnr._float_side(file, file.with_suffix(".npz"))
+    for name in ("position", "encoder/1/fc1/kernel", "decoder/0/fc2/kernel"):
+        assert np.abs(found[name] - exact[name]).max() < 0.02 * np.abs(exact[name]).max(), name
 
 
 def test_the_command_draws_and_prints(
