@@ -72,13 +72,14 @@ def _figures(told: Card) -> tuple[str, ...]:
     rows = {(row["threads"], row["variant"]): row for row in speed.get("rows", [])}
     ratios = {(pair["threads"], pair["against"]): f"{pair['ratio']:.2f}x" for pair in speed.get("ratios", [])}
     threads = sorted({count for count, _ in rows})
-    calibrated = other(scores, ".tflite")  # what ships was fine-tuned if this is there
+    tuned = told.details.get("calibration", {}).get("method") == "quantisation-aware"
     return (
         f"[{told.name}](models/{told.file.stem}.json)",
         ", ".join(info.name for info in told.classes[1:]),
         _size(told),
         f"{told.details['parameters'] / 1e6:.1f} M" if "parameters" in told.details else "-",
-        *(_percent(side) for side in (other(scores, ".npz"), calibrated or scores, calibrated and scores)),
+        _percent(other(scores, ".npz")),
+        *(map(_percent, (other(scores, ".tflite"), scores) if tuned else (scores, None))),
         "<br>".join(f"{_ours_bold(rows, 'median_ms', '.1f', count)}, {_threads(count)}" for count in threads) or "-",
         "<br>".join(" / ".join(ratios.get((count, name), "-") for name in VARIANTS[:-1]) for count in threads) or "-",
         "<br>".join(_ours_bold(rows, "peak_rss_mb", ".0f", count) for count in threads) or "-",
@@ -98,10 +99,12 @@ def _notes(told: Card) -> list[str]:
     notes = []
     if speed:
         against = " ".join(dict.fromkeys(pair["against"] for pair in speed["ratios"]))
+        compared = f" --against {against}", "; those are TensorFlow's exports of the same network with GELU"
+        options, meaning = compared if against else ("", "")
         notes.append(
             f"Speed and memory of the network alone on {speed['device']}, {speed['runtime']}, by "
-            f"`python run_demo.py benchmark --against {against} --record`; those are TensorFlow's exports of the same "
-            f"network with GELU.{' The machine was noisy.' * speed['noise']['noisy']}"
+            f"`python run_demo.py benchmark{options} --record`{meaning}."
+            f"{' The machine was noisy.' * speed['noise']['noisy']}"
         )
     if scores:
         notes.append(f"mIoU on {scores['images']} pictures of {scores['data']}, by `python -m convert evaluate`.")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import ablate_text, baseline, calibrate, data, evaluate, floats, profile, quantize, shift, simulate
+from convert.ablate_text import Row
 from convert.calibrate import Levers
 from convert.checkpoint import Checkpoint, Config
 from convert.data import Sample
@@ -72,17 +73,6 @@ VARIANTS = (
         for weights, products in ((8, 8), (6, 6), (4, 8)) for rotation in ("principal", "none")
     ),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: mIoU (0..1) for each draw; for a file, median ms on one and two threads, and its size."""
-
-    group: str
-    name: str
-    miou: tuple[float, ...]
-    ms: tuple[float, ...] = ()
-    megabytes: float | None = None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
   python -m convert evaluate models/person.tflite --images voc/val --labels voc/val_labels --ids person=15
   python -m convert evaluate models/person.tflite --images DIR --labels DIR --against float.npz ptq.tflite --record
   python -m convert evaluate models/person.tflite --images DIR --labels DIR --pictures out/person
-  python -m convert evaluate models/outfit.tflite --recipe outfit --data DATA
+  python -m convert evaluate models/street.tflite --recipe street --data DATA
   python -m convert evaluate other.tflite --describe other.json --images DIR --labels DIR --ids person=15
 
 Labels are 8-bit .png pictures of ids with the stem and size of their picture. Without --ids the ids are those of the

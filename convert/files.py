@@ -15,11 +15,9 @@ from convert.data import PICTURES
 from models import UserError, preprocess
 
 
-def add_size(parser: argparse.ArgumentParser) -> None:
-    """Declare --size, the input's height and width instead of the checkpoint's own."""
-    parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="height and width of the input (default: the checkpoint's)"
-    )
+def add_size(parser: argparse.ArgumentParser, default: str = "the checkpoint's") -> None:
+    """Declare --size, the input's height and width instead of the default one."""
+    parser.add_argument("--size", type=_size, metavar="HxW", help=f"height and width of the input (default: {default})")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,12 +1,13 @@
-"""The re-parameterised Segmenter, written once and run by two kinds of operators.
+"""The re-parameterised Segmenter, written once and run by several kinds of operators.
 
 `segmenter(ops, config, pixels)` is the network after `convert/fold.py`: no LayerNorm gains, no biases in the residual
 stream's way, only what an integer graph has. `ops` gives the steps their meaning:
 
 - `convert.floats.FloatOps` computes them in float and watches the ranges (calibration, the float side of every check);
-- `convert.build.IntegerOps` writes them down as TFLite operators.
+- `convert.simulate` and `convert.qat` round their results as the integer graph will;
+- `convert.build.IntegerOps` writes them down as TFLite operators, `convert.shift` as those of I-ViT.
 
-The name handed to a step names its weights and the range of its output, in both.
+The name handed to a step names its weights and the range of its output, in all of them.
 """
 
 from typing import Any, Protocol

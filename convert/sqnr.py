@@ -37,22 +37,13 @@ from convert.fold import Folded, fold
 from convert.graph import Tensor
 from convert.quantised import is_quantised, load
 from convert.quantize import quantise
+from convert.sqnr_picture import Row
 from models import ClassInfo, UserError, card
 
 CALIBRATION = 16  # pictures that a checkpoint is quantised with
 SHOWN = 20  # rows of the printed table
 RANDOM = "random weights"
 Pictures = list[NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor: SQNR of the whole network up to it and of its own rounding, in dB, and the share (0..1) clipped."""
-
-    name: str
-    total: float
-    alone: float
-    clipped: float
 
 
 @dataclass

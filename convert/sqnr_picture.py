@@ -1,7 +1,7 @@
 """Draw what `convert/sqnr.py` found as SVG: every tensor from the picture to the scores, and the worst by name."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 WIDTH, LEFT, TOP, PLOT = 1120, 60, 84, 320  # pixels; PLOT is the height of the diagram
@@ -12,17 +12,14 @@ FULL = 0.01  # share clipped that fills the strip
 INK, FAINT, TOTAL, ALONE, RED = "#1c202a", "#747a84", "#0f766e", "#94a3b8", "#dc2626"
 
 
-class Row(Protocol):
-    """What is drawn of a tensor: SQNR in dB, share clipped 0..1."""
+@dataclass(frozen=True)
+class Row:
+    """One tensor: SQNR of the whole network up to it and of its own rounding, in dB, and the share (0..1) clipped."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def total(self) -> float: ...
-    @property
-    def alone(self) -> float: ...
-    @property
-    def clipped(self) -> float: ...
+    name: str
+    total: float
+    alone: float
+    clipped: float
 
 
 def draw(title: str, rows: Sequence[Row]) -> str:

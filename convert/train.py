@@ -7,7 +7,6 @@ with --resume as if nothing had happened. KERAS_BACKEND=torch or jax trains on t
 import argparse
 import json
 import sys
-import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from convert import data
 from convert.checkpoint import Arrays, Checkpoint, Config, preset, read_arrays, write_arrays
 from convert.data import Recipe, Sample, Scores
+from convert.files import add_size, check_place
 from models import UserError, preprocess
 
 
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, help="weights to start from: a checkpoint, or a timm ViT's .npz")
     parser.add_argument("--epochs", type=int, help="passes over the pictures, instead of the recipe's")
     parser.add_argument("--lr", type=float, help="learning rate of the last layers, instead of the recipe's")
-    parser.add_argument("--size", metavar="HxW", help="input size in pixels, instead of the recipe's")
+    add_size(parser, "the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn by chance (default 0)")
     parser.add_argument(
         "--quantize", type=Path, metavar="CHECKPOINT", help="fine-tune this trained checkpoint for int8 instead"
@@ -93,13 +93,10 @@ def _settings(recipe: Recipe, epochs: int | None, lr: float | None) -> Settings:
     return settings
 
 
-def _config(recipe: Recipe, size: str | None) -> Config:
+def _config(recipe: Recipe, size: tuple[int, int] | None) -> Config:
     overrides = dict(recipe.network)
-    if size is not None:
-        height, _, width = size.lower().partition("x")
-        if not (height.isdigit() and width.isdigit()):
-            raise UserError(f"'{size}' is not a size: give height and width in pixels, for instance 256x256.")
-        overrides |= {"height": int(height), "width": int(width)}
+    if size:
+        overrides |= {"height": size[0], "width": size[1]}
     return preset(overrides.pop("preset", "vit-ti"), len(recipe.classes), **overrides)
 
 
@@ -123,7 +120,7 @@ def train(
     state = output.with_suffix(".state.npz")
     if state.exists() and not resume:
         raise UserError(f"{state} is of an unfinished run: add --resume to go on with it, or delete it.")
-    _check_writable(output.parent)  # now, rather than after the first epoch
+    check_place(output, state)  # now, rather than after the first epoch
     samples, held_back = data.load_set(recipe, "train", folder), data.load_set(recipe, "val", folder)
     settings = replace(settings, batch=min(settings.batch, len(samples)))
     weights = data.class_weights(data.frequencies(samples, config.classes), settings.balance)
@@ -145,14 +142,6 @@ def train(
             bar.write(f"epoch {run.epoch}/{settings.epochs}: loss {run.loss:.4f}, {told(scores)}")
     state.unlink(missing_ok=True)
     return Scores(**run.best)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"Nothing can be written to {folder} ({error.strerror}): choose another place.") from None
 
 
 class Run:

@@ -101,6 +101,7 @@ def test_the_table_words_scores_speeds_and_where_they_come_from(tmp_path: Path) 
     details = {
         "input": {"width": 256, "height": 128},
         "parameters": 6_680_448,
+        "calibration": {"method": "quantisation-aware"},
         "scores": {
             "miou": 0.8262,
             "images": 150,
@@ -126,7 +127,7 @@ def test_the_table_words_scores_speeds_and_where_they_come_from(tmp_path: Path) 
     notes = catalogue.markdown([told, told]).split("\n\n")[1]
     assert notes.count("a board, litert 2") == notes.count("noisy") == 1 and "--against float32 --record" in notes
     assert "150 pictures of voc/val" in notes
-    del details["scores"]["against"][1]  # only calibrated
+    details["calibration"] = {"method": "after training"}  # another .tflite beside it is not this one before
     assert catalogue.markdown([told]).splitlines()[2].split(" | ")[4:7] == ["82.5", "82.6", "-"]
 
 

@@ -229,7 +229,6 @@ def test_a_recipe_may_ask_for_the_jaccard_loss(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "changes", "word"),
     [
-        (["--size", "64"], {}, "not a size"),
         (["--size", "64x60"], {}, "multiples of the patch"),
         (["--epochs", "0"], {}, "at least one epoch"),
         (["--resume"], {}, "to resume"),
