@@ -26,8 +26,7 @@ from convert.files import check_place, draw_pictures, stored, write_whole
 from convert.fold import Folded, fold
 from convert.quantised import Quantised, is_quantised, load
 from convert.verify import Report, verify
-from models import UserError
-from models.runtime import interpreter
+from models import Segmenter, UserError
 
 NORMS = ("l2", "mask")  # of an original Segmenter's scores
 Pictures = list[NDArray[np.uint8]]
@@ -128,16 +127,13 @@ def agreement(checkpoint: Checkpoint, folded: Folded, model: bytes, pictures: Pi
     """Return the share of pixels, 0..1, to which the integer file gives the class that the float network gives."""
     config = checkpoint.config
     with stored(model) as path:
-        opened = interpreter(path)
-    source, sink = opened.get_input_details()[0]["index"], opened.get_output_details()[0]["index"]
+        opened = Segmenter(path, threads=1)
     equal = []
     for pixels in pictures:
-        opened.set_tensor(source, pixels)
-        opened.invoke()
-        ids = opened.get_tensor(sink)
-        truth = floats.scores(folded, config, pixels).argmax(-1)
-        cell = ids.shape[1] // truth.shape[1]  # pixels along one side of a score's cell
-        equal.append((truth.repeat(cell, 1).repeat(cell, 2) == ids).mean())
+        ids = opened.infer(pixels)
+        truth = floats.scores(folded, config, pixels)[0].argmax(-1)
+        cell = len(ids) // len(truth)  # pixels along one side of a score's cell
+        equal.append((truth.repeat(cell, 0).repeat(cell, 1) == ids).mean())
     return round(float(np.mean(equal)), 4)
 
 
