@@ -95,7 +95,8 @@ def folded(path: Path) -> tuple[Folded, Config]:
     arrays = {tensor.name: _real(tensor) for tensor in tensors if _is_weight(tensor)}
     if "patches/kernel" not in arrays:
         raise UserError(f"{path} does not hold its weights as a network of ours does: give its checkpoint.")
-    return arrays, config
+    held = described.details["calibration"].get("registers", {})
+    return arrays | {f"{name}/registers": np.array(size) for name, size in held.items()}, config
 
 
 def _is_weight(tensor: Tensor) -> bool:

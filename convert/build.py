@@ -6,7 +6,6 @@ the right-hand side of a product must be (XNNPACK takes zero point 0 only there)
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,6 @@ class IntegerOps:
         self.graph, self.config = Graph(), config
         self.limits, self.kernels, self.folded = dict(quantised.limits), quantised.kernels, quantised.folded
         self._constants: dict[str, Tensor] = {}
-        self._sums: dict[Tensor, tuple[Tensor, Tensor]] = {}  # what each sum of the residual stream was made of
 
     def scale(self, name: str) -> float:
         """Return the scale of a symmetric int8 result."""
@@ -141,21 +139,20 @@ class IntegerOps:
         added = self.add(f"{name}/offsets", biases, offsets)
         return self.graph.add("ADD", (gained, added), BEST, x.shape, **self._range(BEST, 0.0), table="AddOptions")
 
-    def carry(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        """x + y. What the rounding of the sum before cut off is added to y first, whose scale is far finer.
+    def factor(self, name: str, y: Tensor) -> Tensor | None:
+        if (size := self.folded.get(f"{name}/registers")) is None:
+            return None
+        width, most = y.shape[-1], (127 * y.step) ** 2
+        squares = self.graph.add(
+            "MUL", (y, y), f"{name}/energies", y.shape, scale=most / 255, zero_point=-128, table="MulOptions"
+        )
+        return self._curve(
+            f"{name}/factor", squares, lambda sums: float(size) * (sums / width) ** -0.5, width * float(size) ** 2,
+            width * most,
+        )  # fmt: skip
 
-        That rest is y less what the sum went beyond x, which is exact but for the scale of y.
-        """
-        subtract, step = partial(self.graph.add, "SUB", shape=x.shape, table="SubOptions"), self.scale(name)
-        if x in self._sums:
-            before, branch = self._sums[x]
-            taken = subtract((x, before), f"{x.name}/taken", scale=branch.step + x.step / 127)
-            rest = subtract((branch, taken), f"{x.name}/rest", scale=(0.6 * x.step + branch.step) / 127)
-            scale = y.step + x.step / 254
-            y = self.graph.add("ADD", (y, rest), f"{name}/branch", x.shape, scale=scale, table="AddOptions")
-        total = self.graph.add("ADD", (x, y), name, x.shape, scale=step, table="AddOptions")
-        self._sums[total] = x, y
-        return total
+    def scaled(self, name: str, x: Tensor, factor: Tensor) -> Tensor:
+        return self.graph.add("MUL", (x, factor), name, x.shape, scale=x.step, table="MulOptions")
 
     def _curve(self, name: str, x: Tensor, function: Curve, low: float, high: float) -> Tensor:
         """A function of the row sum of x, convex or concave, by straight lines between sums from low to high.

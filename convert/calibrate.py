@@ -12,6 +12,7 @@ from convert import floats, rounding
 from convert.build import BEST, EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
 from convert.checkpoint import Checkpoint, Config
 from convert.fold import Folded, fold, orthogonal
+from convert.forward import segmenter
 from convert.quantised import Quantised, round_kernel
 
 Sample = NDArray[np.float32]
@@ -27,6 +28,8 @@ HEADROOM = 1.5
 # What enters a matrix product: queries, keys and values, attention's weights, and what linear layers read
 PRODUCTS = ("qkv", "weights", "attended", "norm1", "norm2", "norm", "fc1", "classes", "templates")
 TINY = 1e-9  # stands in for a divisor of 0
+# A branch that makes registers: its largest token, in medians of the stream's; and the size they are then held at
+REGISTER, HELD = 4.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Levers:
         stream: the error in the residual stream is that of "tokens" relative to their size, or that of "values".
         kernels: the scale of a kernel's output is that of least "error", or its largest weight ("max").
         rounding: of the weights, to the "nearest", or "gptq" with corrected biases (`convert/rounding.py`).
+        registers: tokens far larger than the rest are "held" at a smaller size, or "cut" off.
         product_bits: of what enters a matrix product, the weights aside.
         weight_bits: of the weights.
     """
@@ -46,6 +50,7 @@ class Levers:
     stream: str = "tokens"
     kernels: str = "error"
     rounding: str = "nearest"
+    registers: str = "held"
     product_bits: int = 8
     weight_bits: int = 8
 
@@ -80,6 +85,33 @@ def rotated(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed:
     rng = np.random.default_rng(seed)
     encoder, decoder = (np.linalg.eigh(moment)[1] @ orthogonal(config.dim, rng) for moment in moments.values())
     return fold(checkpoint, seed=seed, streams=(encoder, decoder))
+
+
+class _SizeOps(floats.FloatOps):
+    """The float steps, writing down the size of every token of the encoder's sums, and of what they add."""
+
+    def __init__(self, folded: Folded, config: Config) -> None:
+        super().__init__(folded, config)
+        self.sizes: dict[str, tuple[list[Sample], list[Sample]]] = {}
+
+    def add(self, name: str, x: Sample, y: Sample) -> Sample:
+        total = super().add(name, x, y)
+        if name.startswith("encoder") and name.rpartition("/")[2] in STREAM:
+            for kept, tokens in zip(self.sizes.setdefault(name, ([], [])), (total, y), strict=True):
+                kept.append(np.sqrt(np.square(tokens).mean(-1)).ravel())
+        return total
+
+
+def with_registers(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Folded:
+    """Find the sum that makes registers of some tokens, and say in `SUM/registers` at which size to hold them."""
+    ops = _SizeOps(folded, config)
+    for pixels in tqdm(pictures, "registers", unit="pictures", leave=False):
+        segmenter(ops, config, pixels)
+    for name, (stream, added) in ops.sizes.items():
+        usual = float(np.median(np.concatenate(stream)))
+        if np.concatenate(added).max() > REGISTER * usual:
+            return {**folded, f"{name}/registers": np.array(HELD * usual)}
+    return folded
 
 
 def calibrate(
@@ -190,6 +222,7 @@ def numbers(
     folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], levers: Levers = Levers()
 ) -> Quantised:
     """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
+    folded = with_registers(folded, config, pictures) if levers.registers == "held" else folded
     limits = calibrate(folded, config, pictures, levers)
     named = {name.removesuffix("/kernel"): array for name, array in folded.items() if name.endswith("/kernel")}
     progress = tqdm(named.items(), "rounding", unit="kernels", leave=False)

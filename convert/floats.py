@@ -99,8 +99,14 @@ class FloatOps:
     def add(self, name: str, x: Array, y: Array) -> Array:
         return self._seen(name, x + y)
 
-    def carry(self, name: str, x: Array, y: Array) -> Array:
-        return self.add(name, x, y)
+    def factor(self, name: str, y: Array) -> Array | None:
+        if (size := self.arrays.get(f"{name}/registers")) is None:
+            return None
+        factor: Array = size / np.maximum(size, np.sqrt(np.square(y).mean(-1, keepdims=True)))
+        return factor
+
+    def scaled(self, name: str, x: Array, factor: Array) -> Array:
+        return x * factor
 
     def tokens(self, name: str) -> Array:
         return self.arrays[name][np.newaxis]

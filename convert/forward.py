@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from convert.checkpoint import Config
 
 Value = Any  # an array of the operators' own kind, or a tensor of the graph
+# A residual stream: its tokens, and the factor of each since registers appeared, None before
+Stream = tuple[Value, Value | None]
 
 
 class Ops(Protocol):
@@ -71,8 +73,11 @@ class Ops(Protocol):
     def mask_norm(self, name: str, x: Value, gained: Value, offsets: Value) -> Value:
         """1xNxK gained + offsets + rms(x) bias, rms over K: a LayerNorm over classes, but for a positive factor."""
 
-    def carry(self, name: str, x: Value, y: Value) -> Value:
-        """x + y, the residual stream, for which the rounding errors of earlier sums are made up."""
+    def factor(self, name: str, y: Value) -> Value | None:
+        """One factor per token: 1, and less where y makes it a register; None if the sum `name` makes none."""
+
+    def scaled(self, name: str, x: Value, factor: Value) -> Value:
+        """x * factor, one factor of at most 1 per token, in the range of x."""
 
     def per_sub_patch(self, x: Value, channels: int) -> Value:
         """1xKx(S channels) -> 1x(S K)xchannels, S = (patch / stride)² sub-patches."""
@@ -92,10 +97,10 @@ def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
     # Class embeddings are far smaller than patch tokens, too small for the scale they share in the stream. What the
     # first norm makes of them is a constant: it gets its full 8 bits.
     normed = ops.append("classes/normed", ops.norm("decoder/0/norm1", x)) if config.decoder_depth else None
-    x = ops.append("classes", x)
+    stream: Stream = ops.append("classes", x), None
     for i in range(config.decoder_depth):
-        x = _block(ops, config, f"decoder/{i}", x, normed if i == 0 else None)
-    x = ops.norm("decoder/norm", x)
+        stream = _block(ops, config, f"decoder/{i}", stream, normed if i == 0 else None)
+    x = ops.norm("decoder/norm", stream[0])
     classes = ops.rows("head/tokens", x, config.tokens, config.classes)
     return _head(ops, config, ops.rows("head/patches", x, 0, config.tokens), classes)
 
@@ -103,10 +108,10 @@ def segmenter(ops: Ops, config: Config, pixels: Value) -> Value:
 def _encoder(ops: Ops, config: Config, x: Value) -> Value:
     """Class and distillation tokens follow the patches here, attention does not see the order."""
     normed = ops.append("prefix/normed", ops.norm("encoder/0/norm1", x)) if config.prefix else None
-    x = ops.append("prefix", x) if config.prefix else x
+    stream: Stream = ops.append("prefix", x) if config.prefix else x, None
     for i in range(config.depth):
-        x = _block(ops, config, f"encoder/{i}", x, normed if i == 0 else None)
-    return ops.rows("encoder/patches", x, 0, config.tokens) if config.prefix else x
+        stream = _block(ops, config, f"encoder/{i}", stream, normed if i == 0 else None)
+    return ops.rows("encoder/patches", stream[0], 0, config.tokens) if config.prefix else stream[0]
 
 
 def _decoder(ops: Ops, config: Config, patches: Value) -> tuple[Value, Value]:
@@ -124,7 +129,7 @@ def _decoder(ops: Ops, config: Config, patches: Value) -> tuple[Value, Value]:
         branches = (ops.rows(f"{name}/attended/patches", attended, 0, config.tokens),
                     ops.rows(f"{name}/attended/classes", attended, config.tokens, config.classes))  # fmt: skip
         patches, classes = (
-            _rest_of_block(ops, name, part, x, branch, config)
+            _rest_of_block(ops, name, part, (x, None), branch, config)[0]
             for (part, x), branch in zip(streams.items(), branches, strict=True)
         )
     return ops.norm("decoder/norm", patches), ops.norm("decoder/norm/classes", classes)
@@ -154,18 +159,41 @@ def _products(ops: Ops, config: Config, name: str, patches: Value, masks: Value)
     return ops.matmul(f"{name}/products", patches, templates, transpose=True), ops.row(offsets)
 
 
-def _block(ops: Ops, config: Config, name: str, x: Value, normed: Value | None = None) -> Value:
-    normed = ops.norm(f"{name}/norm1", x) if normed is None else normed
+def _block(ops: Ops, config: Config, name: str, stream: Stream, normed: Value | None = None) -> Stream:
+    normed = ops.norm(f"{name}/norm1", stream[0]) if normed is None else normed
     q, k, v = ops.heads(ops.linear(f"{name}/qkv", normed))
-    return _rest_of_block(ops, name, name, x, ops.merge(_attention(ops, name, q, k, v)), config)
+    return _rest_of_block(ops, name, name, stream, ops.merge(_attention(ops, name, q, k, v)), config)
 
 
-def _rest_of_block(ops: Ops, name: str, part: str, x: Value, attended: Value, config: Config) -> Value:
-    """What follows attention, with the weights of `name` and the ranges of `part`."""
-    add = ops.carry if config.precise else ops.add
-    x = add(f"{part}/sum1", x, ops.linear(f"{name}/proj", attended, result=f"{part}/proj"))
-    hidden = ops.linear(f"{name}/fc1", ops.norm(f"{part}/norm2", x), config.activation, result=f"{part}/fc1")
-    return add(f"{part}/sum2", x, ops.linear(f"{name}/fc2", hidden, result=f"{part}/fc2"))
+def _rest_of_block(ops: Ops, name: str, part: str, stream: Stream, attended: Value, config: Config) -> Stream:
+    """What follows attention, with the weights of `name` and the ranges of `part`.
+
+    A network that was not trained with int8 in mind adds both branches to the stream at once: the sum between them,
+    which only a norm reads, leaves no rounding error in it.
+    """
+    branch = ops.linear(f"{name}/proj", attended, result=f"{part}/proj")
+    between = _sum(ops, f"{part}/sum1", stream, branch)
+    hidden = ops.linear(f"{name}/fc1", ops.norm(f"{part}/norm2", between[0]), config.activation, result=f"{part}/fc1")
+    second = ops.linear(f"{name}/fc2", hidden, result=f"{part}/fc2")
+    if config.precise:
+        return _sum(ops, f"{part}/sum2", stream, ops.add(f"{part}/branches", branch, second))
+    return _sum(ops, f"{part}/sum2", between, second)
+
+
+def _sum(ops: Ops, name: str, stream: Stream, branch: Value) -> Stream:
+    """Add a branch to the residual stream.
+
+    Some tokens of late blocks are registers, twenty times larger than the rest (Darcet et al., 2023): one scale does
+    not fit both. Norms do not see the size of a token, so from the sum that makes them on they are held at a smaller
+    one, and all that is added to them is as much smaller.
+    """
+    x, factor = stream
+    if factor is None:
+        factor = ops.factor(name, branch)
+        x = x if factor is None else ops.scaled(f"{name}/stream", x, factor)
+    if factor is not None:
+        branch = ops.scaled(f"{name}/branch", branch, factor)
+    return ops.add(name, x, branch), factor
 
 
 def _attention(ops: Ops, name: str, q: Value, k: Value, v: Value) -> Value:

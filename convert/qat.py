@@ -82,7 +82,7 @@ class FineTuning:
         folded = calibrate.rotated(checkpoint, pictures, seed)
         self.start = calibrate.numbers(folded, self.config, pictures)
         self.teacher = rounded_model(folded, self.config, None)
-        self.student = rounded_model(folded, self.config, self.start)
+        self.student = rounded_model(self.start.folded, self.config, self.start)
 
     def train(self, steps: int, rate: float) -> None:
         """Follow the teacher's soft labels on augmented pictures."""
@@ -267,6 +267,15 @@ class RoundedOps:
 
     def scale_rows(self, name: str, x: Result, factor: Result) -> Result:
         return self._rounded(name, x.values * factor.values, x.signed)
+
+    def factor(self, name: str, y: Result) -> Result | None:
+        if f"{name}/registers" not in self.arrays:
+            return None
+        size, squares = self.arrays[f"{name}/registers"], ops.mean(ops.square(y.values), -1, keepdims=True)
+        return self._rounded(name, size * ops.rsqrt(ops.maximum(ops.square(size), squares)), signed=False, limit=1.0)
+
+    def scaled(self, name: str, x: Result, factor: Result) -> Result:
+        return self._rounded(name, x.values * factor.values, limit=x.limit)
 
     def add(self, name: str, x: Result, y: Result) -> Result:
         return self._rounded(name, x.values + y.values)

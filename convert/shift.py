@@ -38,14 +38,15 @@ WIDE = ("sum", "sum1", "sum2", *WRITERS)
 def widened(quantised: Quantised, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
     """Replace the limits of the residual stream by those of int16: nothing need be cut off there."""
     limits = dict.fromkeys(filter(_is_wide, quantised.limits), 1e-6)
+    folded = {name: array for name, array in quantised.folded.items() if not name.endswith("registers")}
 
     def watch(name: str, values: floats.Array) -> None:
         if name in limits:
             limits[name] = max(limits[name], HEADROOM * float(np.abs(values).max()))
 
     for pixels in tqdm(pictures, "widening", unit="pictures", leave=False):
-        floats.scores(quantised.folded, config, pixels, watch)
-    return replace(quantised, limits={**quantised.limits, **limits})
+        floats.scores(folded, config, pixels, watch)
+    return replace(quantised, limits={**quantised.limits, **limits}, folded=folded)
 
 
 def _is_wide(name: str) -> bool:

@@ -128,9 +128,10 @@ def _report(source: str, args: argparse.Namespace) -> dict[str, Any]:
     config = checkpoint.config
     pictures = draw_pictures([args.images], args.pictures + CALIBRATION, config.height, config.width, args.seed)
     folded = calibrate.rotated(checkpoint, pictures[args.pictures :], args.seed)
-    model = quantise(checkpoint, calibrate.numbers(folded, config, pictures[args.pictures :]))
+    numbers = calibrate.numbers(folded, config, pictures[args.pictures :])
+    model = quantise(checkpoint, numbers)
     name = f"{source}, {RANDOM}" if source in PRESETS else Path(source).stem
-    return _compared(name, model, folded, config, pictures[: args.pictures])
+    return _compared(name, model, numbers.folded, config, pictures[: args.pictures])
 
 
 def _compared(name: str, model: bytes, folded: Folded, config: Config, pictures: Pictures) -> dict[str, Any]:
@@ -163,15 +164,19 @@ def compare(path: Path, folded: Folded, config: Config, pictures: Iterable[NDArr
     """
     data = path.read_bytes()
     places = zip(flatbuffer.unpack(data).operators, flatbuffer.tensor_indices(data), strict=True)
-    made = {operator.output.name: (operator.output, sink) for operator, (_, sink) in places}
+    made: dict[str, list[tuple[Tensor, int]]] = {}  # patch and class tokens share names of what one layer makes of both
+    for operator, (_, sink) in places:
+        if isinstance(operator.output.scale, float):
+            made.setdefault(operator.output.name, []).append((operator.output, sink))
     opened, tallies = proof.preserved(path), dict[str, Tally]()
 
     def watch(name: str, values: floats.Array) -> None:
-        if name in made and isinstance(made[name][0].scale, float):
-            tensor, sink = made[name]
+        if name in left:
+            tensor, sink = next(left[name])
             tallies.setdefault(name, Tally(tensor)).add(values, opened.get_tensor(sink))
 
     for pixels in tqdm(pictures, "comparing", unit="pictures", leave=False):
+        left = {name: iter(tensors) for name, tensors in made.items()}
         opened.set_tensor(opened.get_input_details()[0]["index"], pixels)
         opened.invoke()
         floats.scores(folded, config, pixels, watch)
@@ -189,7 +194,8 @@ def _float_side(path: Path, against: Path | None) -> tuple[Folded, Config]:
     if numbers:
         return numbers.folded, config
     seed = card(path).details["calibration"]["seed"]
-    return fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own)), config
+    registers = {name: size for name, size in own.items() if name.endswith("/registers")}
+    return fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own)) | registers, config
 
 
 def _streams(plain: Folded, turned: Folded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
