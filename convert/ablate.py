@@ -59,6 +59,8 @@ VARIANTS = (
     Variant(CALIBRATION, "one picture", pictures=1),
     Variant(CALIBRATION, "rotation: random", rotation="random"),
     Variant(CALIBRATION, "rotation: none", rotation="none"),
+    Variant(CALIBRATION, "registers: cut off", levers=Levers(registers="cut")),
+    Variant(CALIBRATION, "attention: one range for all rows", levers=Levers(rows="all")),
     Variant(CALIBRATION, "ranges: the largest value seen", levers=Levers(ranges="max")),
     Variant(CALIBRATION, "ranges: no rotation, the largest value", rotation="none", levers=Levers(ranges="max")),
     Variant(CALIBRATION, "stream: squared error, not by token", levers=Levers(stream="values")),

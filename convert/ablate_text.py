@@ -15,7 +15,7 @@ NOTES = {
     "Calibration": "The first row of the operators with one thing changed.",
     "Widths, simulated": (
         "Weights (W) and what enters a matrix product (A) rounded to fewer bits in the float network. The residual "
-        "stream, the inside of norms, attention's scores and exp keep 8. W8A8 checks the simulation: it should be the "
+        "stream, the inside of norms, attention's scores keep 8. W8A8 checks the simulation: it should be the "
         "first row of the operators."
     ),
     "Files": "Ready-made files, for instance fine-tuned ones.",

@@ -95,8 +95,8 @@ def folded(path: Path) -> tuple[Folded, Config]:
     arrays = {tensor.name: _real(tensor) for tensor in tensors if _is_weight(tensor)}
     if "patches/kernel" not in arrays:
         raise UserError(f"{path} does not hold its weights as a network of ours does: give its checkpoint.")
-    held = described.details["calibration"].get("registers", {})
-    return arrays | {f"{name}/registers": np.array(size) for name, size in held.items()}, config
+    survey = described.details["calibration"].get("survey", {})
+    return arrays | {name: np.array(value) for name, value in survey.items()}, config
 
 
 def _is_weight(tensor: Tensor) -> bool:

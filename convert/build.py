@@ -246,37 +246,52 @@ class IntegerOps:
         With 0 at the top of the range ELU's integers are already those of exp; adding 1 moves the zero point only.
         """
         add, shape = self.graph.add, scores.shape
-        largest = self._largest(scores, f"{name}/largest")
-        step = float(np.float32(-EXP_FLOOR / 255))
-        below = add("SUB", (scores, largest), f"{name}/below", shape, scale=step, zero_point=127, table="SubOptions")
+        shift, step = self._shift(name, scores), float(np.float32(-EXP_FLOOR / 255))
+        below = add("SUB", (scores, shift), f"{name}/below", shape, scale=step, zero_point=127, table="SubOptions")
         elu = add("ELU", (below,), f"{name}/elu", shape, scale=1 / 255, zero_point=127)
         one = self._shared("one", np.full((1, 1, 1, 1), 127, np.int8), 1 / 127)
         return add("ADD", (elu, one), name, shape, scale=1 / 255, zero_point=-128, table="AddOptions")
 
-    def roots(self, name: str, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Look 1/sqrt(row sum) up twice: a, and b so that a b is 1 / row sum in spite of a's rounding.
+    def _shift(self, name: str, scores: Tensor) -> Tensor:
+        """What is subtracted from a row of scores: its maximum, and roughly a third of the logarithm of its row sum.
+
+        Of flat rows, whose sum is large, the products with the values would otherwise need another range than those of
+        peaked ones. How far the maximum lies above the mean tells them apart well enough: the row sum that is divided
+        by afterwards is measured.
+        """
+        add, largest = self.graph.add, self._reduced("REDUCE_MAX", scores, f"{name}/largest")
+        if (line := self.folded.get(f"{name}/rise")) is None:
+            return largest
+        slope, end = map(float, line)
+        mean = self._reduced("MEAN", scores, f"{name}/mean")
+        height = add("SUB", (largest, mean), f"{name}/height", mean.shape, scale=254 * scores.step / 255,
+                     zero_point=-128, table="SubOptions")  # fmt: skip
+        step = slope / 127 * height.step
+        weights = constant(f"{name}/slope", np.array([[-127]], np.int8), np.array([slope / 127]))
+        bias = constant(f"{name}/most", np.array([round(slope * end / step)], np.int32), np.array([step]))
+        rise = add("FULLY_CONNECTED", (height, weights, bias), f"{name}/rise", mean.shape, scale=slope * end / 255,
+                   zero_point=-128, table="FullyConnectedOptions", keepNumDims=True)  # fmt: skip
+        # In the scores' own steps: never less than the maximum
+        return add("ADD", (largest, rise), f"{name}/shift", mean.shape, scale=scores.step, table="AddOptions")
+
+    def divided(self, name: str, x: Tensor, weights: Tensor) -> Tensor:
+        factor = self._inverse_sum(f"{name}/sums", weights)
+        return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+
+    def _inverse_sum(self, name: str, weights: Tensor) -> Tensor:
+        """Look 1 / row sum up.
 
         One FULLY_CONNECTED measures the sum with three rulers (fine ones saturate early); the three readings added
         are an index that is fine for peaked rows and covers flat ones.
         """
-        tokens = e.shape[-1]
+        tokens = weights.shape[-1]
         rulers = np.minimum(np.array([*RULERS, tokens]), tokens)
-        readings = self._readings(f"{name}/readings", e, rulers)
+        readings = self._readings(f"{name}/readings", weights, rulers)
         total = self._sum(self._cast(readings, np.int32, f"{name}/wide"), f"{name}/total")
         lowest = self._shared("lowest", np.array([128 * len(rulers)], np.int32))
         index = self.graph.add("ADD", (total, lowest), f"{name}/index", total.shape, np.int32, table="AddOptions")
-        sums = np.maximum(_sum_of_index(rulers), self.limits[name])
-        limit = self.limits[name] ** -0.5
-        a = self._look_up(f"{name}/before", sums**-0.5, limit, index)
-        exact = np.maximum(np.round(sums**-0.5 / a.step), 1) * a.step
-        b = 1 / (sums * exact)
-        return a, self._look_up(f"{name}/after", b, float(b.max()), index)
-
-    def scale_rows(self, name: str, x: Tensor, factor: Tensor) -> Tensor:
-        scale, zero_point = self.scale(name), 0
-        if x.zero_point == -128:  # weights are never negative
-            scale, zero_point = float(np.float32(self.limits[name] / 255)), -128
-        return self.graph.add("MUL", (x, factor), name, x.shape, scale=scale, zero_point=zero_point, table="MulOptions")
+        inverses = 1 / np.maximum(_sum_of_index(rulers), self.limits[name])
+        return self._look_up(f"{name}/inverse", inverses, float(inverses.max()), index)
 
     def per_sub_patch(self, x: Tensor, channels: int) -> Tensor:
         config, sub = self.config, self.config.sub**2
@@ -349,11 +364,11 @@ class IntegerOps:
             "CONCATENATION", (x,) * times, f"{x.name}/repeated", shape, x.dtype, table="ConcatenationOptions", axis=1
         )
 
-    def _largest(self, x: Tensor, name: str) -> Tensor:
-        """Row maxima of an int8 tensor."""
+    def _reduced(self, kind: str, x: Tensor, name: str) -> Tensor:
+        """Maxima or means of an int8 tensor's rows."""
         axis = self._shared("axis", np.array([len(x.shape) - 1], np.int32))
         return self.graph.add(
-            "REDUCE_MAX", (x, axis), name, (*x.shape[:-1], 1), scale=x.step, table="ReducerOptions", keepDims=True
+            kind, (x, axis), name, (*x.shape[:-1], 1), scale=x.step, table="ReducerOptions", keepDims=True
         )
 
     def _cast(self, x: Tensor, dtype: type[np.generic], name: str, scale: float | None = None) -> Tensor:
@@ -400,7 +415,7 @@ def _int8(values: NDArray[np.float64]) -> NDArray[np.int8]:
 
 def _sum_of_index(rulers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the row sum that each index stands for: the mean of the sums whose readings add up to it."""
-    sums = np.geomspace(0.5, 1.2 * rulers[-1], 200_000)
+    sums = np.geomspace(0.1, 1.2 * rulers[-1], 200_000)
     index = np.minimum(np.round(255 * sums[:, np.newaxis] / rulers), 255).sum(-1).astype(int)
     known, where = np.unique(index, return_inverse=True)
     means = np.bincount(where, sums) / np.bincount(where)

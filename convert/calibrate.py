@@ -22,7 +22,8 @@ SHARES = np.geomspace(0.02, 1.0, 60)
 KEPT, KEPT_TOKENS = 4_000, 64  # values or whole tokens of each result kept from each picture
 # The last part of a result's name says what is to be kept of it, and how its limit is chosen.
 STREAM = ("sum", "sum1", "sum2", "input")  # the residual stream, which is read through norms
-EXTREMES = ("roots", "factor", "rms")
+SURVEYED = ("/registers", "/rise")  # what `surveyed` adds to a folded network
+EXTREMES = ("sums", "factor", "rms")
 # Norms outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
 HEADROOM = 1.5
 # What enters a matrix product: queries, keys and values, attention's weights, and what linear layers read
@@ -30,6 +31,7 @@ PRODUCTS = ("qkv", "weights", "attended", "norm1", "norm2", "norm", "fc1", "clas
 TINY = 1e-9  # stands in for a divisor of 0
 # A branch that makes registers: its largest token, in medians of the stream's; and the size they are then held at
 REGISTER, HELD = 4.0, 2.0
+ROOT = 1 / 3  # the power of a row sum that is divided out before the product with the values, the rest after
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Levers:
         kernels: the scale of a kernel's output is that of least "error", or its largest weight ("max").
         rounding: of the weights, to the "nearest", or "gptq" with corrected biases (`convert/rounding.py`).
         registers: tokens far larger than the rest are "held" at a smaller size, or "cut" off.
+        rows: of attention's scores are kept "apart" by their sums, or all given the range of "all".
         product_bits: of what enters a matrix product, the weights aside.
         weight_bits: of the weights.
     """
@@ -51,6 +54,7 @@ class Levers:
     kernels: str = "error"
     rounding: str = "nearest"
     registers: str = "held"
+    rows: str = "apart"
     product_bits: int = 8
     weight_bits: int = 8
 
@@ -87,31 +91,54 @@ def rotated(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed:
     return fold(checkpoint, seed=seed, streams=(encoder, decoder))
 
 
-class _SizeOps(floats.FloatOps):
-    """The float steps, writing down the size of every token of the encoder's sums, and of what they add."""
+class _SurveyOps(floats.FloatOps):
+    """The float steps, writing down what the integer network has to know of tokens and of rows of scores."""
 
     def __init__(self, folded: Folded, config: Config) -> None:
         super().__init__(folded, config)
-        self.sizes: dict[str, tuple[list[Sample], list[Sample]]] = {}
+        self.sizes: dict[str, list[tuple[Sample, Sample]]] = {}  # of the encoder's sums, and of what they add
+        self.flatness: dict[str, list[tuple[Sample, Sample]]] = {}  # maximum above mean, logarithm of the row sum
 
     def add(self, name: str, x: Sample, y: Sample) -> Sample:
         total = super().add(name, x, y)
         if name.startswith("encoder") and name.rpartition("/")[2] in STREAM:
-            for kept, tokens in zip(self.sizes.setdefault(name, ([], [])), (total, y), strict=True):
-                kept.append(np.sqrt(np.square(tokens).mean(-1)).ravel())
+            self.sizes.setdefault(name, []).append((_sizes(total), _sizes(y)))
         return total
 
+    def exp(self, name: str, scores: Sample) -> Sample:
+        e = super().exp(name, scores)
+        height = scores.max(-1) - scores.mean(-1)
+        self.flatness.setdefault(name, []).append((height.ravel(), np.log(e.sum(-1)).ravel()))
+        return e
 
-def with_registers(folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Folded:
-    """Find the sum that makes registers of some tokens, and say in `SUM/registers` at which size to hold them."""
-    ops = _SizeOps(folded, config)
-    for pixels in tqdm(pictures, "registers", unit="pictures", leave=False):
+
+def _sizes(tokens: Sample) -> Sample:
+    return np.ravel(np.sqrt(np.square(tokens).mean(-1)))
+
+
+def surveyed(
+    folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], levers: Levers = Levers()
+) -> Folded:
+    """Add to a folded network what its integer form needs to know and its function does not depend on.
+
+    `SUM/registers`: the size at which to hold the registers that SUM makes. `WEIGHTS/rise`: slope and end of the
+    straight line that tells a third of the logarithm of a row sum by how far the row's maximum lies above its mean.
+    """
+    ops, found = _SurveyOps(folded, config), dict(folded)
+    for pixels in tqdm(pictures, "surveying", unit="pictures", leave=False):
         segmenter(ops, config, pixels)
-    for name, (stream, added) in ops.sizes.items():
-        usual = float(np.median(np.concatenate(stream)))
-        if np.concatenate(added).max() > REGISTER * usual:
-            return {**folded, f"{name}/registers": np.array(HELD * usual)}
-    return folded
+    for name, parts in ops.sizes.items() if levers.registers == "held" else ():
+        stream, added = map(np.concatenate, zip(*parts, strict=True))
+        usual = float(np.median(stream))
+        if added.max() > REGISTER * usual:
+            found[f"{name}/registers"] = np.array(HELD * usual)
+            break
+    for name, parts in ops.flatness.items() if levers.rows == "apart" else ():
+        heights, logs = map(np.concatenate, zip(*parts, strict=True))
+        slope = -ROOT * float(np.polyfit(heights, logs, 1)[0])
+        if slope > 0:
+            found[f"{name}/rise"] = np.array([slope, np.quantile(heights, 0.999)])
+    return found
 
 
 def calibrate(
@@ -155,8 +182,8 @@ def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
 
 def _limit(name: str, values: Sample, levers: Levers) -> float:
     last = name.rsplit("/", 1)[-1]
-    if last == "roots":
-        return max(1.0, float(values.min()))  # a row's largest exponential is 1
+    if last == "sums":
+        return float(values.min()) / HEADROOM
     if last in EXTREMES:
         return float(values.max()) * HEADROOM
     if last == "offsets":  # may be all 0, and are added to scores: a scale far below theirs would leave XNNPACK
@@ -222,7 +249,7 @@ def numbers(
     folded: Folded, config: Config, pictures: Iterable[NDArray[np.uint8]], levers: Levers = Levers()
 ) -> Quantised:
     """Return the numbers of the integer graph after training: ranges from pictures, weights rounded."""
-    folded = with_registers(folded, config, pictures) if levers.registers == "held" else folded
+    folded = surveyed(folded, config, pictures, levers)
     limits = calibrate(folded, config, pictures, levers)
     named = {name.removesuffix("/kernel"): array for name, array in folded.items() if name.endswith("/kernel")}
     progress = tqdm(named.items(), "rounding", unit="kernels", leave=False)

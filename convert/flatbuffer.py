@@ -20,7 +20,7 @@ from models import ClassInfo
 # The first version of each builtin that takes int8, where that is not 1: old runtimes refuse newer ones.
 VERSIONS = {
     "ADD": 2, "ARG_MAX": 2, "BATCH_MATMUL": 2, "CONCATENATION": 2, "CONV_2D": 3, "FULLY_CONNECTED": 4,
-    "GATHER": 2, "MUL": 2, "QUANTIZE": 2, "REDUCE_MAX": 2, "SLICE": 2, "SUB": 2, "TRANSPOSE": 2,
+    "GATHER": 2, "MEAN": 2, "MUL": 2, "QUANTIZE": 2, "REDUCE_MAX": 2, "SLICE": 2, "SUB": 2, "TRANSPOSE": 2,
 }  # fmt: skip
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}

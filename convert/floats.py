@@ -86,15 +86,14 @@ class FloatOps:
         return self._seen(name, a @ (np.swapaxes(b, -1, -2) if transpose else b))
 
     def exp(self, name: str, scores: Array) -> Array:
-        return self._seen(name, np.exp(scores - scores.max(-1, keepdims=True)))
+        shift = scores.max(-1, keepdims=True)
+        if (line := self.arrays.get(f"{name}/rise")) is not None:
+            slope, end = line
+            shift = shift + slope * np.maximum(0, end - (shift - scores.mean(-1, keepdims=True)))
+        return self._seen(name, np.exp(scores - shift))
 
-    def roots(self, name: str, e: Array) -> tuple[Array, Array]:
-        sums = self._seen(name, e.sum(-1, keepdims=True))
-        root = np.sqrt(1 / sums)
-        return root, root
-
-    def scale_rows(self, name: str, x: Array, factor: Array) -> Array:
-        return self._seen(name, x * factor)
+    def divided(self, name: str, x: Array, weights: Array) -> Array:
+        return self._seen(name, x / self._seen(f"{name}/sums", weights.sum(-1, keepdims=True)))
 
     def add(self, name: str, x: Array, y: Array) -> Array:
         return self._seen(name, x + y)

@@ -41,13 +41,10 @@ class Ops(Protocol):
         """a b, or a bᵀ over the last two axes."""
 
     def exp(self, name: str, scores: Value) -> Value:
-        """exp(scores - row maximum), in 0..1."""
+        """exp(scores - shift), in 0..1; the shift of a row is its largest score, or more where the row sum is large."""
 
-    def roots(self, name: str, e: Value) -> tuple[Value, Value]:
-        """Two factors a, b per row with a b = 1 / row sum, each near 1 / sqrt(row sum)."""
-
-    def scale_rows(self, name: str, x: Value, factor: Value) -> Value:
-        """x * factor, one factor per row."""
+    def divided(self, name: str, x: Value, weights: Value) -> Value:
+        """Divide each row of x by the row sum of the weights."""
 
     def add(self, name: str, x: Value, y: Value) -> Value:
         """x + y, the residual stream."""
@@ -197,12 +194,10 @@ def _sum(ops: Ops, name: str, stream: Stream, branch: Value) -> Stream:
 
 
 def _attention(ops: Ops, name: str, q: Value, k: Value, v: Value) -> Value:
-    """softmax(q kᵀ) v with the row sum divided out in two halves, one before and one after the product with v.
+    """softmax(q kᵀ) v, the row sum divided out after the product with v.
 
-    So each row of weights uses its own full 8 bits: TFLite's SOFTMAX fixes the scale at 1/256, where the weights of
-    256 tokens and more are 0 or 1.
+    So each row of weights uses its own 8 bits: TFLite's SOFTMAX fixes the scale at 1/256, where the weights of 256
+    tokens and more are 0 or 1.
     """
-    e = ops.exp(f"{name}/exp", ops.matmul(f"{name}/scores", q, k, transpose=True))
-    a, b = ops.roots(f"{name}/roots", e)
-    context = ops.matmul(f"{name}/context", ops.scale_rows(f"{name}/weights", e, a), v)
-    return ops.scale_rows(f"{name}/attended", context, b)
+    weights = ops.exp(f"{name}/weights", ops.matmul(f"{name}/scores", q, k, transpose=True))
+    return ops.divided(f"{name}/attended", ops.matmul(f"{name}/context", weights, v), weights)

@@ -36,7 +36,6 @@ STEPS, BATCH = 100, 8
 RATE = 5e-5  # relative to the root mean square of each array
 PICTURES = 16  # to calibrate with
 _TOLD_EVERY = 0.5 if sys.stderr.isatty() else 30  # seconds
-HEADROOM = 1.02  # of a row's second factor, whose largest value depends on how the first was rounded
 
 
 def main(args: argparse.Namespace, recipe: Recipe) -> int:
@@ -143,7 +142,12 @@ class _Rounded(keras.layers.Layer):  # type: ignore[misc]
         self.config, self.numbers = config, numbers
         self.sizes = {name: max(float(np.square(array).mean() ** 0.5), 1e-9) for name, array in folded.items()}
         self.table = {
-            name: self.add_weight(name=name.replace("/", "_"), shape=array.shape, initializer="zeros")
+            name: self.add_weight(
+                name=name.replace("/", "_"),
+                shape=array.shape,
+                initializer="zeros",
+                trainable=not name.endswith(calibrate.SURVEYED),
+            )
             for name, array in folded.items()
         }
 
@@ -250,23 +254,22 @@ class RoundedOps:
         return self._rounded(name, ops.matmul(a.values, ops.swapaxes(b.values, -1, -2) if transpose else b.values))
 
     def exp(self, name: str, scores: Result) -> Result:
-        below = scores.values - ops.stop_gradient(ops.max(scores.values, axis=-1, keepdims=True))
+        shift = ops.max(scores.values, axis=-1, keepdims=True)
+        if (line := self.arrays.get(f"{name}/rise")) is not None:
+            height = shift - ops.mean(scores.values, axis=-1, keepdims=True)
+            shift = shift + line[0] * ops.maximum(0.0, line[1] - height)
+        below = scores.values - ops.stop_gradient(shift)
         if self.quantised is not None:
             below = _straight_through(ops.clip(below, EXP_FLOOR, 0.0), -EXP_FLOOR / 255)
         return self._rounded(name, ops.exp(below), signed=False, limit=1.0)
 
-    def roots(self, name: str, e: Result) -> tuple[Result, Result]:
-        sums = ops.sum(e.values, axis=-1, keepdims=True)
-        if self.quantised is None:
-            return Result(ops.rsqrt(sums)), Result(ops.rsqrt(sums))
-        lowest = self.quantised.limits[name]
-        sums = ops.maximum(sums, lowest)
-        a = self._rounded(name, ops.rsqrt(sums), signed=False, limit=lowest**-0.5)
-        b = 1 / (sums * ops.maximum(a.values, a.limit / 255))
-        return a, self._rounded(name, b, signed=False, limit=HEADROOM * lowest**-0.5)
-
-    def scale_rows(self, name: str, x: Result, factor: Result) -> Result:
-        return self._rounded(name, x.values * factor.values, x.signed)
+    def divided(self, name: str, x: Result, weights: Result) -> Result:
+        sums = ops.sum(weights.values, axis=-1, keepdims=True)
+        inverse = 1 / sums
+        if self.quantised is not None:
+            most = 1 / self.quantised.limits[f"{name}/sums"]
+            inverse = self._rounded(f"{name}/sums", inverse, signed=False, limit=most).values
+        return self._rounded(name, x.values * inverse)
 
     def factor(self, name: str, y: Result) -> Result | None:
         if f"{name}/registers" not in self.arrays:

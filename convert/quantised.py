@@ -18,7 +18,7 @@ class Quantised:
     """Everything the graph needs in numbers.
 
     Attributes:
-        limits: for each named result of the network the largest magnitude its int8 holds (`.../roots`: the smallest
+        limits: for each named result of the network the largest magnitude its int8 holds (`.../sums`: the smallest
             row sum, `.../factor` and `.../rms`: the largest factor of a norm and the largest size of a token).
         kernels: for each linear step the int8 kernel [in, out] and its scale per output.
         folded: the float arrays, for biases and embeddings.

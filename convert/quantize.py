@@ -79,9 +79,8 @@ def main(args: argparse.Namespace) -> int:
     model = quantise(checkpoint, numbers, "grid" if args.grid else "full", args.operators)
     report = _proven(model)
     card = _card(args, checkpoint, model, report)
-    held = {name.removesuffix("/registers"): round(float(size), 4)
-            for name, size in numbers.folded.items() if name.endswith("/registers")}  # fmt: skip
-    card["calibration"] |= {"registers": held} if held else {}
+    survey = {name: value for name, value in numbers.folded.items() if name.endswith(calibrate.SURVEYED)}
+    card["calibration"]["survey"] = {name: np.round(value, 4).tolist() for name, value in survey.items()}
     card["calibration"]["method"] = "quantisation-aware" if tuned else "after training"
     kept = fold(original, rotate=False) if args.drop else numbers.folded
     card["calibration"]["agreement"] = agreement(original, kept, model, pictures)

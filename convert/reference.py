@@ -77,7 +77,11 @@ def rescale(values: Any, factors: Any, halves_up: bool = False) -> Ints:
         factors: real and positive.
         halves_up: round halves of the second rounding up, as ruy's matrix products do, not away from zero.
     """
-    integers, shifts = _multipliers(factors)
+    return _dyadic(values, *_multipliers(factors), halves_up)
+
+
+def _dyadic(values: Any, integers: Any, shifts: Any, halves_up: bool = False) -> Ints:
+    """Multiply int32 values by integers * 2**(shifts - 31)."""
     shifted = np.asarray(values, np.int64) * (1 << np.maximum(shifts, 0))
     product = shifted * integers
     high = (product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))) // (1 << 31)
@@ -182,6 +186,15 @@ def _quantize(operator: Operator, x: NDArray[Any]) -> Ints:
     return _saturate(operator, centred if source == output else rescale(centred, source / output))
 
 
+def _mean(operator: Operator, x: NDArray[Any], axis: NDArray[Any]) -> Ints:
+    """Sum, then multiply by the ratio of the scales divided by the count, as far as 31 bits hold it."""
+    sums = _centred(operator, 0, x).sum(int(axis.item()), keepdims=True)
+    count = x.shape[int(axis.item())]
+    integer, shift = multiplier(operator.operand(0).step / operator.output.step)
+    bits = min(count.bit_length() - 1, 31 + shift)
+    return _saturate(operator, _dyadic(sums, (integer << bits) // count, shift - bits))
+
+
 def _divide(operator: Operator, a: NDArray[Any], b: NDArray[Any]) -> Ints:
     """int32 division towards zero, as in C++."""
     wide = a.astype(np.int64)
@@ -220,6 +233,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "FULLY_CONNECTED": _fully_connected,
     "GATHER": _gather,
     "GELU": _table(gelu),
+    "MEAN": _mean,
     "MAXIMUM": lambda operator, a, b: np.maximum(a, b),
     "MINIMUM": lambda operator, a, b: np.minimum(a, b),
     "MUL": _multiply,

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from convert import floats
 from convert.build import BIAS_LIMIT, IntegerOps
+from convert.calibrate import SURVEYED
 from convert.checkpoint import Config
 from convert.graph import Tensor, constant
 from convert.quantised import Quantised
@@ -38,7 +39,7 @@ WIDE = ("sum", "sum1", "sum2", *WRITERS)
 def widened(quantised: Quantised, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
     """Replace the limits of the residual stream by those of int16: nothing need be cut off there."""
     limits = dict.fromkeys(filter(_is_wide, quantised.limits), 1e-6)
-    folded = {name: array for name, array in quantised.folded.items() if not name.endswith("registers")}
+    folded = {name: array for name, array in quantised.folded.items() if not name.endswith(SURVEYED)}
 
     def watch(name: str, values: floats.Array) -> None:
         if name in limits:
@@ -146,13 +147,18 @@ class ShiftOps(IntegerOps):
         return k
 
     def exp(self, name: str, scores: Tensor) -> Tensor:
-        """ShiftExp of scores less their row's largest."""
+        """Shiftmax: int16 weights of scale 2**-15, divided by their row sum already."""
         wide = self._cast(scores, np.int32, f"{name}/wide")
         below = self._int("SUB", wide, self._wide_largest(scores, name), f"{name}/below")
-        return self._shift_exp(name, below, scores.step, SOFTMAX_BITS, scores.shape[-1])
+        e = self._shift_exp(f"{name}/exp", below, scores.step, SOFTMAX_BITS, scores.shape[-1])
+        factor = self._int("DIV", LARGEST, self._sum(e, f"{name}/total"), f"{name}/inverse")
+        return self._int("RIGHT_SHIFT", self._int("MUL", e, factor, f"{name}/scaled"), 16, name, 2.0**-15)
+
+    def divided(self, name: str, x: Tensor, weights: Tensor) -> Tensor:
+        return x
 
     def _wide_largest(self, x: Tensor, name: str) -> Tensor:
-        return self._cast(self._largest(x, f"{name}/largest"), np.int32, f"{name}/largest/wide")
+        return self._cast(self._reduced("REDUCE_MAX", x, f"{name}/largest"), np.int32, f"{name}/largest/wide")
 
     def _shift_exp(self, name: str, x: Tensor, step: float, bits: int, terms: int) -> Tensor:
         """exp(step x) for x <= 0 as 2**-q (1 - r / 2): shifts, and one division by a constant.
@@ -176,18 +182,6 @@ class ShiftOps(IntegerOps):
         line = self._int("ADD", self._int("RIGHT_SHIFT", r, 1, f"{name}/slope"), one, f"{name}/line")
         raised = self._int("MUL", line, 2**bits, f"{name}/raised")
         return self._int("RIGHT_SHIFT", raised, q, name, 1 / (one * 2.0**bits))
-
-    def roots(self, name: str, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Return floor((2**31 - 1) / row sum), twice: the second stands for 1."""
-        factor = self._int("DIV", LARGEST, self._sum(e, f"{name}/total"), f"{name}/inverse")
-        return factor, factor
-
-    def scale_rows(self, name: str, x: Tensor, factor: Tensor) -> Tensor:
-        """Shiftmax's int16 weights, of scale 2**-15; what `matmul` attends to is divided already."""
-        if name.endswith("/attended"):
-            return x
-        name = f"{name.removesuffix('/weights')}/shiftmax"
-        return self._int("RIGHT_SHIFT", self._int("MUL", x, factor, f"{name}/scaled"), 16, name, 2.0**-15)
 
     def matmul(self, name: str, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
         if not name.endswith("/context"):

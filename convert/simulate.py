@@ -9,7 +9,7 @@ from convert.floats import Array, FloatOps, unfold
 from convert.forward import segmenter
 from convert.quantised import Quantised
 
-EXACT = ("rms", "roots")  # what the integer graph has no tensor for
+EXACT = ("rms", "sums")  # what the integer graph has no tensor for
 
 
 class RoundedOps(FloatOps):
@@ -26,7 +26,7 @@ class RoundedOps(FloatOps):
             return values
         signed = bool(values.min() < 0)
         most = self._levers.levels(name, signed)
-        step = np.float32((1.0 if last == "exp" else self._limits[name]) / most)
+        step = np.float32((1.0 if last == "weights" else self._limits[name]) / most)
         return np.clip(np.round(values / step), -most if signed else 0, most) * step
 
 

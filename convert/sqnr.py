@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from convert import baseline, calibrate, flatbuffer, floats, profile, proof, sqnr_picture
 from convert.build import BEST
-from convert.calibrate import STREAM, TINY
+from convert.calibrate import STREAM, SURVEYED, TINY
 from convert.checkpoint import PRESETS, Checkpoint, Config, preset
 from convert.files import check_place, draw_pictures, stored, write_whole
 from convert.fold import Folded, fold
@@ -194,8 +194,8 @@ def _float_side(path: Path, against: Path | None) -> tuple[Folded, Config]:
     if numbers:
         return numbers.folded, config
     seed = card(path).details["calibration"]["seed"]
-    registers = {name: size for name, size in own.items() if name.endswith("/registers")}
-    return fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own)) | registers, config
+    survey = {name: value for name, value in own.items() if name.endswith(SURVEYED)}
+    return fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own)) | survey, config
 
 
 def _streams(plain: Folded, turned: Folded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

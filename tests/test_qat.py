@@ -40,7 +40,8 @@ def test_rounded_it_gives_the_class_map_of_the_integer_file(tmp_path: Path, acti
     )
     pictures = draw_pictures([folder], 4, 64, 64)
     folded = fold(checkpoint)
-    student = qat.rounded_model(folded, checkpoint.config, calibrate.numbers(folded, checkpoint.config, pictures))
+    numbers = calibrate.numbers(folded, checkpoint.config, pictures)
+    student = qat.rounded_model(numbers.folded, checkpoint.config, numbers)
     model, equal, nearest, same = Segmenter(file, threads=1), [], [], []
     for pixels in pictures:
         ids = model.infer(pixels)

@@ -25,8 +25,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Pat
 def test_a_range_that_is_too_small_is_the_worst_tensor(converted: tuple[Checkpoint, Path]) -> None:
     checkpoint, file = converted
     config, pictures = checkpoint.config, draw_pictures([file.parent / "pictures"], 4, 64, 64)  # it was made with these
-    folded = calibrate.rotated(checkpoint, pictures)
-    numbers = calibrate.numbers(folded, config, pictures)
+    numbers = calibrate.numbers(calibrate.rotated(checkpoint, pictures), config, pictures)
+    folded = numbers.folded
     limits = {**numbers.limits, "encoder/1/proj": numbers.limits["encoder/1/proj"] / 20}
     graph = build(Quantised(limits, numbers.kernels, folded), config)
     harmed = file.with_name("harmed.tflite")
