@@ -24,7 +24,7 @@ THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft
 def describe(root: Path = ROOT) -> str:
     """Name the machine in a line: board or CPU, cores, architecture, system."""
     name = board(root) or _field(root / "proc/cpuinfo", "model name") or platform.processor() or "unknown CPU"
-    system = f"{platform.system()} {platform.release()}"
+    system = f"{platform.system()} {platform.release().partition('-')[0]}"  # without the vendor's build
     return f"{name}, {os.cpu_count()} cores, {platform.machine()}, {system}, Python {platform.python_version()}"
 
 
