@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import run_demo
-from app import Segmenter, live, outputs, run
+from app import Segmenter, live, outputs, run, soak
 from app.camera import Camera
 from app.controls import Controls
 from app.modes import MODES, View
@@ -389,6 +389,28 @@ def test_run_yields_frames_masks_and_figures(tiny: Path, clip: Path) -> None:
         assert (result.classes == expected(frame)).all()
         assert result.shares == pytest.approx(np.bincount(result.classes.ravel(), minlength=3) / result.classes.size)
     assert results[-1].figures.fps["loop"] > 0
+
+
+def test_soak_tells_which_bounds_hold(tiny: Path, clip: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(soak, "SETTLED", 10)
+    monkeypatch.setattr(soak, "ALONE", 5)
+    words = ["soak", "--model", tiny, "--source", clip, "--frames", 30, "--report", tmp_path / "soak.json"]
+    status = run_demo.main(list(map(str, words)))
+    told = json.loads((tmp_path / "soak.json").read_text())["verdicts"]
+    assert list(told) == ["loop FPS / model FPS", "(prepare + paint) / infer", "RSS beyond that after 10 frames, MB"]
+    assert status == (not all(verdict["good"] for verdict in told.values()))
+    assert told["(prepare + paint) / infer"]["value"] > 0
+    assert capsys.readouterr().out.count("bound") == 3
+
+
+def test_soak_judges_by_its_bounds(tiny: Path, clip: Path) -> None:
+    figures = list(run(clip, tiny, threads=1, frames=2))[-1].figures
+    figures.fps.update(loop=89.0, model=100.0)
+    good = [verdict[2] for verdict in soak.verdicts(figures, 0.21, [100.0, 105.1]).values()]
+    assert good == [False, False, False]
+    figures.fps.update(loop=90.0)
+    assert [verdict[2] for verdict in soak.verdicts(figures, 0.2, [100.0, 105.0]).values()] == [True, True, True]
+    assert len(soak.verdicts(figures, 0.2, [100.0])) == 2
 
 
 def test_leaving_the_loop_closes_the_source(tiny: Path) -> None:
