@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convert.builtins import Builtins
 from convert.checkpoint import Config
 from convert.fold import PIXEL_ZERO
 from convert.forward import segmenter
@@ -52,13 +53,13 @@ def build(
     return ops.graph
 
 
-class IntegerOps:
+class IntegerOps(Builtins):
     """The steps of `convert/forward.py`, appended to `graph` as integer operators."""
 
     def __init__(self, quantised: Quantised, config: Config) -> None:
-        self.graph, self.config = Graph(), config
+        super().__init__()
+        self.config = config
         self.limits, self.kernels, self.folded = dict(quantised.limits), quantised.kernels, quantised.folded
-        self._constants: dict[str, Tensor] = {}
 
     def scale(self, name: str) -> float:
         """Return the scale of a symmetric int8 result."""
@@ -69,9 +70,8 @@ class IntegerOps:
         config = self.config
         shape = (1, *config.grid, 3 * config.patch**2)
         rows = self.graph.add(
-            "SPACE_TO_DEPTH", (pixels,), f"{name}/rows", shape, scale=pixels.step,
-            table="SpaceToDepthOptions", blockSize=config.patch,
-        )  # fmt: skip
+            "SPACE_TO_DEPTH", (pixels,), f"{name}/rows", shape, scale=pixels.step, blockSize=config.patch
+        )
         x = self.linear(name, self.reshape(rows, (1, config.tokens, shape[-1])))
         if config.prefix:  # those tokens will share the scale: give them room, up to a bit of the patches' resolution
             room = min(np.abs(self.folded["prefix"]).max(), 2 * self.limits[f"{name}/sum"])
@@ -99,14 +99,12 @@ class IntegerOps:
         """x / rms(x), all of it in operators that XNNPACK takes: no table, no int32, no change of delegate."""
         epsilon = self.config.epsilon(name)
         factor = self._of_mean_square(name, "factor", x, lambda mean: (mean + epsilon) ** -0.5)
-        return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+        return self._multiply(name, x, factor, self.scale(name))
 
     def _of_mean_square(self, name: str, part: str, x: Tensor, function: Curve) -> Tensor:
         """A function of each token's mean square, from the smallest to the largest that calibration saw."""
         width, step = x.shape[-1], float(np.float32(self.limits[f"{name}/squares"] / 255))
-        squares = self.graph.add(
-            "MUL", (x, x), f"{name}/squares", x.shape, scale=step, zero_point=-128, table="MulOptions"
-        )
+        squares = self._multiply(f"{name}/squares", x, x, step, -128)
         low = width / self.limits[f"{name}/factor"] ** 2
         high = width * min(self.limits[f"{name}/rms"], 127 * x.step) ** 2
         return self._curve(f"{name}/{part}", squares, lambda sums: function(sums / width), low, high)
@@ -115,17 +113,14 @@ class IntegerOps:
         width, classes = x.shape[-1], x.shape[1]
         scale = 1 / (127 * classes)
         ones = self._shared("mean", np.full((1, classes), 127, np.int8), scale)
-        zero = self._shared("no bias", np.zeros(1, np.int32), x.step * scale)  # see `_readings`
-        mean = self.graph.add(
-            "FULLY_CONNECTED", (self._transpose(x, (0, 2, 1)), ones, zero), f"{name}/mean", (1, width, 1),
-            scale=self.scale(f"{name}/mean"), table="FullyConnectedOptions", keepNumDims=True,
-        )  # fmt: skip
+        zero = self._shared("no bias", np.zeros(1, np.int32), x.step * scale)
+        turned = self._transpose(x, (0, 2, 1))
+        mean = self._product(f"{name}/mean", turned, ones, zero, self.scale(f"{name}/mean"))
         mean = self.reshape(mean, (1, 1, width))
-        return self.graph.add("SUB", (x, mean), name, x.shape, scale=self.scale(name), table="SubOptions")
+        return self.graph.add("SUB", (x, mean), name, x.shape, scale=self.scale(name))
 
     def gain(self, name: str, x: Tensor) -> Tensor:
-        factors = (x, self._embedding("head/norm/gain"))
-        return self.graph.add("MUL", factors, name, x.shape, scale=self.scale(name), table="MulOptions")
+        return self._multiply(name, x, self._embedding("head/norm/gain"), self.scale(name))
 
     def mask_norm(self, name: str, x: Tensor, gained: Tensor, offsets: Tensor) -> Tensor:
         epsilon = self.folded[f"{name}/epsilon"]
@@ -133,26 +128,20 @@ class IntegerOps:
             self._of_mean_square(name, "rms", x, lambda mean: np.sqrt(mean + epsilon)),
             self._embedding(f"{name}/bias"),
         )
-        biases = self.graph.add(
-            "MUL", factors, f"{name}/biases", x.shape, **self._range(f"{name}/biases", 0.0), table="MulOptions"
-        )
+        biases = self.graph.add("MUL", factors, f"{name}/biases", x.shape, **self._range(f"{name}/biases", 0.0))
         added = self.add(f"{name}/offsets", biases, offsets)
-        return self.graph.add("ADD", (gained, added), BEST, x.shape, **self._range(BEST, 0.0), table="AddOptions")
+        return self.graph.add("ADD", (gained, added), BEST, x.shape, **self._range(BEST, 0.0))
 
     def factor(self, name: str, y: Tensor) -> Tensor | None:
         if (size := self.folded.get(f"{name}/registers")) is None:
             return None
         width, most = y.shape[-1], (127 * y.step) ** 2
-        squares = self.graph.add(
-            "MUL", (y, y), f"{name}/energies", y.shape, scale=most / 255, zero_point=-128, table="MulOptions"
-        )
-        return self._curve(
-            f"{name}/factor", squares, lambda sums: float(size) * (sums / width) ** -0.5, width * float(size) ** 2,
-            width * most,
-        )  # fmt: skip
+        squares = self._multiply(f"{name}/energies", y, y, most / 255, -128)
+        low, high = width * float(size) ** 2, width * most
+        return self._curve(f"{name}/factor", squares, lambda sums: (low / sums) ** 0.5, low, high)
 
     def scaled(self, name: str, x: Tensor, factor: Tensor) -> Tensor:
-        return self.graph.add("MUL", (x, factor), name, x.shape, scale=x.step, table="MulOptions")
+        return self._multiply(name, x, factor, x.step)
 
     def _curve(self, name: str, x: Tensor, function: Curve, low: float, high: float) -> Tensor:
         """A function of the row sum of x, convex or concave, by straight lines between sums from low to high.
@@ -170,32 +159,22 @@ class IntegerOps:
         weights = constant(f"{name}/bends", _int8(bends[np.newaxis] / scale), np.array([scale]))
         offset = (heights[-1] - bends.sum()) / (scale * readings.step)
         bias = constant(f"{name}/offset", np.array([round(offset)], np.int32), np.array([scale * readings.step]))
-        return self.graph.add(
-            "FULLY_CONNECTED", (readings, weights, bias), name, (*x.shape[:-1], 1),
-            scale=float(np.float32(heights.max() / 255)), zero_point=-128,
-            table="FullyConnectedOptions", keepNumDims=True,
-        )  # fmt: skip
+        return self._product(name, readings, weights, bias, float(np.float32(heights.max() / 255)), -128)
 
     def _readings(self, name: str, x: Tensor, ends: NDArray[np.float64]) -> Tensor:
         """Sum the rows of x with one ruler for each end: readings 0..1 of the sum's share of it, saturating at 1."""
         key, width, scales = f"rulers {ends.tobytes()!r}", x.shape[-1], 1 / (127 * ends)
         ones = constant("rulers", np.full((len(ends), width), 127, np.int8), scales)
-        # tflite-runtime 2.14 dies on Arm, and only there, where a FULLY_CONNECTED has no bias
+        ones = self._constants.setdefault(f"{key} {width}", ones)
         zeros = constant(f"{name}/zeros", np.zeros(len(ends), np.int32), x.step * scales)
-        return self.graph.add(
-            "FULLY_CONNECTED", (x, self._constants.setdefault(f"{key} {width}", ones), zeros), name,
-            (*x.shape[:-1], len(ends)), scale=1 / 255, zero_point=-128,
-            table="FullyConnectedOptions", keepNumDims=True,
-        )  # fmt: skip
+        return self._product(name, x, ones, zeros, 1 / 255, -128)
 
     def _look_up(self, name: str, values: NDArray[np.float64], limit: float, index: Tensor) -> Tensor:
         """Gather from an int8 table of values 0..limit; `verify` proves that no index can be outside."""
         scale = float(np.float32(limit / 255))
         entries = np.clip(np.round(values / scale) - 128, -128, 127).astype(np.int8)
         table = constant(f"{name}/table", entries, scale, zero_point=-128)
-        return self.graph.add(
-            "GATHER", (table, index), name, index.shape, scale=scale, zero_point=-128, table="GatherOptions", axis=0
-        )
+        return self.graph.add("GATHER", (table, index), name, index.shape, scale=scale, zero_point=-128, axis=0)
 
     def linear(self, name: str, x: Tensor, activation: str | None = None, result: str = "") -> Tensor:
         result = result or name
@@ -203,16 +182,13 @@ class IntegerOps:
         before = f"{result}/before" if activation == "gelu" else result
         # Half of a symmetric range would stay empty
         lowest = 0.0 if activation == "relu" or result == BEST else GELU_FLOOR if activation == "gelu" else None
-        shape, range_ = (*x.shape[:-1], inputs[1].shape[0]), self._range(before, lowest)
-        y = self.graph.add(
-            "FULLY_CONNECTED", inputs, before, shape, **range_, table="FullyConnectedOptions", keepNumDims=True,
-            fusedActivationFunction=ACTIVATIONS["relu" if activation == "relu" else None],
-        )  # fmt: skip
+        fused = ACTIVATIONS["relu" if activation == "relu" else None]
+        y = self._product(before, *inputs, **self._range(before, lowest), fusedActivationFunction=fused)
         return self.gelu(result, y) if activation == "gelu" else y
 
     def gelu(self, name: str, y: Tensor) -> Tensor:
         """TFLite tabulates the exact function for int8."""
-        return self.graph.add("GELU", (y,), name, y.shape, **self._range(name, GELU_LOWEST), table="GeluOptions")
+        return self.graph.add("GELU", (y,), name, y.shape, **self._range(name, GELU_LOWEST))
 
     def _range(self, name: str, lowest: float | None = None) -> dict[str, Any]:
         """Return scale and zero point of a result: symmetric, or from `lowest` <= 0 to its limit."""
@@ -235,10 +211,7 @@ class IntegerOps:
     def matmul(self, name: str, a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:
         """Hand b over as bᵀ: turning it is cheap, and XNNPACK packs it in less than half the time it takes for b."""
         turned = b if transpose else self._transpose(b, (0, 1, 3, 2))
-        return self.graph.add(
-            "BATCH_MATMUL", (a, turned), name, (*a.shape[:-1], turned.shape[-2]), scale=self.scale(name),
-            table="BatchMatMulOptions", adjY=True,
-        )  # fmt: skip
+        return self._batched(name, a, turned, self.scale(name))
 
     def exp(self, name: str, scores: Tensor) -> Tensor:
         """exp(d) = ELU(d) + 1 for d <= 0, and int8 ELU is an XNNPACK table where int8 EXP is not.
@@ -247,10 +220,10 @@ class IntegerOps:
         """
         add, shape = self.graph.add, scores.shape
         shift, step = self._shift(name, scores), float(np.float32(-EXP_FLOOR / 255))
-        below = add("SUB", (scores, shift), f"{name}/below", shape, scale=step, zero_point=127, table="SubOptions")
+        below = add("SUB", (scores, shift), f"{name}/below", shape, scale=step, zero_point=127)
         elu = add("ELU", (below,), f"{name}/elu", shape, scale=1 / 255, zero_point=127)
         one = self._shared("one", np.full((1, 1, 1, 1), 127, np.int8), 1 / 127)
-        return add("ADD", (elu, one), name, shape, scale=1 / 255, zero_point=-128, table="AddOptions")
+        return add("ADD", (elu, one), name, shape, scale=1 / 255, zero_point=-128)
 
     def _shift(self, name: str, scores: Tensor) -> Tensor:
         """What is subtracted from a row of scores: its maximum, and roughly a third of the logarithm of its row sum.
@@ -264,19 +237,18 @@ class IntegerOps:
             return largest
         slope, end = map(float, line)
         mean = self._reduced("MEAN", scores, f"{name}/mean")
-        height = add("SUB", (largest, mean), f"{name}/height", mean.shape, scale=254 * scores.step / 255,
-                     zero_point=-128, table="SubOptions")  # fmt: skip
+        step = 254 * scores.step / 255
+        height = add("SUB", (largest, mean), f"{name}/height", mean.shape, scale=step, zero_point=-128)
         step = slope / 127 * height.step
         weights = constant(f"{name}/slope", np.array([[-127]], np.int8), np.array([slope / 127]))
         bias = constant(f"{name}/most", np.array([round(slope * end / step)], np.int32), np.array([step]))
-        rise = add("FULLY_CONNECTED", (height, weights, bias), f"{name}/rise", mean.shape, scale=slope * end / 255,
-                   zero_point=-128, table="FullyConnectedOptions", keepNumDims=True)  # fmt: skip
+        rise = self._product(f"{name}/rise", height, weights, bias, slope * end / 255, -128)
         # In the scores' own steps: never less than the maximum
-        return add("ADD", (largest, rise), f"{name}/shift", mean.shape, scale=scores.step, table="AddOptions")
+        return add("ADD", (largest, rise), f"{name}/shift", mean.shape, scale=scores.step)
 
     def divided(self, name: str, x: Tensor, weights: Tensor) -> Tensor:
         factor = self._inverse_sum(f"{name}/sums", weights)
-        return self.graph.add("MUL", (x, factor), name, x.shape, scale=self.scale(name), table="MulOptions")
+        return self._multiply(name, x, factor, self.scale(name))
 
     def _inverse_sum(self, name: str, weights: Tensor) -> Tensor:
         """Look 1 / row sum up.
@@ -289,7 +261,7 @@ class IntegerOps:
         readings = self._readings(f"{name}/readings", weights, rulers)
         total = self._sum(self._cast(readings, np.int32, f"{name}/wide"), f"{name}/total")
         lowest = self._shared("lowest", np.array([128 * len(rulers)], np.int32))
-        index = self.graph.add("ADD", (total, lowest), f"{name}/index", total.shape, np.int32, table="AddOptions")
+        index = self.graph.add("ADD", (total, lowest), f"{name}/index", total.shape, np.int32)
         inverses = 1 / np.maximum(_sum_of_index(rulers), self.limits[name])
         return self._look_up(f"{name}/inverse", inverses, float(inverses.max()), index)
 
@@ -299,7 +271,7 @@ class IntegerOps:
         return self.reshape(self._transpose(split, (1, 0, 2)), (1, sub * config.classes, channels))
 
     def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        return self.graph.add("ADD", (x, y), name, x.shape, scale=self.scale(name), table="AddOptions")
+        return self.graph.add("ADD", (x, y), name, x.shape, scale=self.scale(name))
 
     def tokens(self, name: str) -> Tensor:
         return self._embedding(name)
@@ -309,9 +281,7 @@ class IntegerOps:
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         shape = (1, x.shape[1] + y.shape[1], x.shape[2])
-        return self.graph.add(
-            "CONCATENATION", (x, y), f"{x.name}/tokens", shape, x.dtype, x.step, table="ConcatenationOptions", axis=1
-        )
+        return self.graph.add("CONCATENATION", (x, y), f"{x.name}/tokens", shape, x.dtype, x.step, axis=1)
 
     def rows(self, name: str, x: Tensor, start: int, count: int) -> Tensor:
         return self._slice(x, 1, start, count, name)
@@ -319,21 +289,13 @@ class IntegerOps:
     def row(self, x: Tensor) -> Tensor:
         return self.reshape(x, (1, 1, x.shape[1]))
 
-    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        target = self._shared(f"shape {shape}", np.array(shape, np.int32))
-        return self.graph.add("RESHAPE", (x, target), f"{x.name}/reshaped", shape, x.dtype,
-                              x.scale, x.zero_point)  # fmt: skip
-
     def class_map(self, scores: Tensor, repeat: int) -> Tensor:
         """Scores 1xNx(S K) -> uint8 class ids, each sub-patch in its place and repeated over its pixels."""
         config, add = self.config, self.graph.add
         (rows, columns), sub = config.grid, config.sub
         by_class = self.reshape(scores, (config.tokens, sub * sub, config.classes))
         axis = self._shared("axis", np.array([2], np.int32))
-        ids = add(
-            "ARG_MAX", (by_class, axis), "ids", (config.tokens, sub * sub), np.int32,
-            table="ArgMaxOptions", outputType=2,
-        )  # fmt: skip
+        ids = add("ARG_MAX", (by_class, axis), "ids", (config.tokens, sub * sub), np.int32, outputType=2)
         ids = self._transpose(self.reshape(ids, (rows, columns, sub, sub)), (0, 2, 1, 3))
         height, width = rows * sub, columns * sub
         ids = self._bytes(self.reshape(ids, (height, 1, width)), repeat)  # [h, 1, W]
@@ -348,65 +310,13 @@ class IntegerOps:
         add, (height, _, width) = self.graph.add, ids.shape
         if repeat == 4 and self.config.classes <= 128:  # the product must fit into int32
             four = self._shared("0x01010101", np.array([0x01010101], np.int32))
-            packed = add("MUL", (ids, four), "ids/packed", ids.shape, np.int32, table="MulOptions")
+            packed = add("MUL", (ids, four), "ids/packed", ids.shape, np.int32)
             shape = (height, 1, width, 4)
-            ids = add("BITCAST", (packed,), "ids/bytes", shape, np.uint8, table="BitcastOptions")
+            ids = add("BITCAST", (packed,), "ids/bytes", shape, np.uint8)
         else:
             ids = self._cast(ids, np.uint8, "ids/bytes")
             ids = self._repeat(self.reshape(ids, (height * width, 1)), repeat)
         return self.reshape(ids, (height, 1, width * repeat))
-
-    def _repeat(self, x: Tensor, times: int) -> Tensor:
-        if times == 1:
-            return x
-        shape = (x.shape[0], times, *x.shape[2:])
-        return self.graph.add(
-            "CONCATENATION", (x,) * times, f"{x.name}/repeated", shape, x.dtype, table="ConcatenationOptions", axis=1
-        )
-
-    def _reduced(self, kind: str, x: Tensor, name: str) -> Tensor:
-        """Maxima or means of an int8 tensor's rows."""
-        axis = self._shared("axis", np.array([len(x.shape) - 1], np.int32))
-        return self.graph.add(
-            kind, (x, axis), name, (*x.shape[:-1], 1), scale=x.step, table="ReducerOptions", keepDims=True
-        )
-
-    def _cast(self, x: Tensor, dtype: type[np.generic], name: str, scale: float | None = None) -> Tensor:
-        source, target = TENSOR_TYPES[x.dtype], TENSOR_TYPES[dtype]
-        return self.graph.add(
-            "CAST", (x,), name, x.shape, dtype, scale, table="CastOptions", inDataType=source, outDataType=target
-        )
-
-    def _sum(self, x: Tensor, name: str) -> Tensor:
-        """Sum int32 values over the last axis, exactly."""
-        axis = self._shared("axis", np.array([len(x.shape) - 1], np.int32))
-        shape = (*x.shape[:-1], 1)
-        return self.graph.add("SUM", (x, axis), name, shape, np.int32, table="ReducerOptions", keepDims=True)
-
-    def _transpose(self, x: Tensor, order: tuple[int, ...]) -> Tensor:
-        shape = tuple(x.shape[axis] for axis in order)
-        permutation = self._shared(f"order {order}", np.array(order, np.int32))
-        return self.graph.add(
-            "TRANSPOSE", (x, permutation), f"{x.name}/turned", shape, x.dtype, x.scale, x.zero_point,
-            table="TransposeOptions",
-        )  # fmt: skip
-
-    def _slice(self, x: Tensor, axis: int, start: int, size: int, name: str) -> Tensor:
-        begin, shape = [0] * len(x.shape), list(x.shape)
-        begin[axis], shape[axis] = start, size
-        first = self._shared(f"first {begin}", np.array(begin, np.int32))
-        sizes = self._shared(f"shape {tuple(shape)}", np.array(shape, np.int32))
-        return self.graph.add(
-            "SLICE", (x, first, sizes), name, tuple(shape), x.dtype, x.step, x.zero_point, table="SliceOptions"
-        )
-
-    def _shared(self, name: str, data: NDArray[Any], scale: float | None = None) -> Tensor:
-        """Return the constant of this name and content, made at its first use."""
-        key = f"{name} {data.tobytes()!r} {scale}"
-        return self._constants.setdefault(key, constant(name, data, scale))
-
-
-TENSOR_TYPES: dict[type[np.generic], int] = {np.int32: 2, np.uint8: 3, np.int16: 7, np.int8: 9}  # of the schema
 
 
 def _int8(values: NDArray[np.float64]) -> NDArray[np.int8]:

@@ -12,6 +12,30 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# The table of the schema that holds an operator's options; the other operators have none that any runtime asks for.
+OPTIONS = {
+    "ADD": "AddOptions",
+    "ARG_MAX": "ArgMaxOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "BITCAST": "BitcastOptions",
+    "CAST": "CastOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "DIV": "DivOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "GATHER": "GatherOptions",
+    "GELU": "GeluOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MEAN": "ReducerOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "MUL": "MulOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "SLICE": "SliceOptions",
+    "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+    "SUB": "SubOptions",
+    "SUM": "ReducerOptions",
+    "TRANSPOSE": "TransposeOptions",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
@@ -87,6 +111,8 @@ class Graph:
         **options: Any,
     ) -> Tensor:
         """Append an operator and return its output tensor; any type but these four is a bug."""
+        if table := OPTIONS.get(kind):
+            options = {"table": table, **options}
         output = Tensor(name, shape, dtype, scale, zero_point)
         for tensor in (*inputs, output):
             assert tensor.dtype in (np.int8, np.uint8, np.int16, np.int32), f"{tensor.name} is {tensor.dtype}"

@@ -32,7 +32,6 @@ SQUARE_ROOT_STEPS, SQUARE_ROOT_START = 10, 2**16  # I-ViT's Newton iteration
 COARSE = 5  # bits that a token too large for int32 squares loses
 HEADROOM = 1.5  # int16 can spare half a bit for larger tokens than calibration saw
 WRITERS = ("proj", "fc2", "input")  # linear layers that write to the residual stream, and the patch embedding
-TABLES = {"MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions", "RIGHT_SHIFT": ""}
 WIDE = ("sum", "sum1", "sum2", *WRITERS)
 
 
@@ -70,8 +69,7 @@ class ShiftOps(IntegerOps):
         """I-Segmenter's residual: two int16 tensors, added in int32 and requantised to int16."""
         if not _is_wide(name):
             return super().add(name, x, y)
-        return self.graph.add("ADD", (x, y), name, x.shape, np.int16, self.scale(name),
-                              table="AddOptions", potScaleInt16=False)  # fmt: skip
+        return self.graph.add("ADD", (x, y), name, x.shape, np.int16, self.scale(name), potScaleInt16=False)
 
     def linear(self, name: str, x: Tensor, activation: str | None = None, result: str = "") -> Tensor:
         return self._writer(name, x) if _is_wide(name) else super().linear(name, x, activation, result)
@@ -89,10 +87,7 @@ class ShiftOps(IntegerOps):
         scale = x.step * base
         bias = np.round(self.folded[f"{name}/bias"] / scale) - x.zero_point * rows.sum(-1) * multiples
         weights = constant(f"{name}/rows", rows[np.newaxis], base)
-        sums = self.graph.add(
-            "BATCH_MATMUL", (x, weights), f"{name}/sums", (*x.shape[:-1], len(rows)), np.int32, scale,
-            table="BatchMatMulOptions", adjY=True,
-        )  # fmt: skip
+        sums = self._batched(f"{name}/sums", x, weights, scale, np.int32)
         scaled = self._int("MUL", sums, multiples, f"{name}/scaled")
         whole = self._int("ADD", scaled, bias, f"{name}/whole", scale)
         return self.graph.add("QUANTIZE", (whole,), name, whole.shape, np.int16, self.scale(name))
@@ -197,24 +192,21 @@ class ShiftOps(IntegerOps):
         rest = self._int("SUB", weights, self._int("MUL", high, 256, f"{name}/high/scaled"), f"{name}/low/unsigned")
         low = self._int("SUB", rest, 128, f"{name}/low/wide")
         turned = self._transpose(v, (0, 1, 3, 2))
-        shape = (*weights.shape[:-1], turned.shape[-2])
+        halves = {part: self._cast(half, np.int8, f"{name}/{part}") for part, half in (("high", high), ("low", low))}
         products = [
-            self.graph.add(
-                "BATCH_MATMUL", (self._cast(half, np.int8, f"{name}/{part}"), turned), f"{name}/{part}/product", shape,
-                np.int32, v.step * 2.0**-15, table="BatchMatMulOptions", adjY=True,
-            )
-            for part, half in (("high", high), ("low", low))
-        ]  # fmt: skip
+            self._batched(f"{name}/{part}/product", half, turned, v.step * 2.0**-15, np.int32)
+            for part, half in halves.items()
+        ]
         axis = self._shared("axis", np.array([2], np.int32))
         values = self._cast(v, np.int32, f"{name}/values")
-        total = self.graph.add("SUM", (values, axis), f"{name}/values/total", (*v.shape[:2], 1, v.shape[3]), np.int32,
-                               table="ReducerOptions", keepDims=True)  # fmt: skip
+        shape = (*v.shape[:2], 1, v.shape[3])
+        total = self.graph.add("SUM", (values, axis), f"{name}/values/total", shape, np.int32, keepDims=True)
         offset = self._int("MUL", total, 128, f"{name}/offset")
         upper = self._int("MUL", products[0], 256, f"{name}/upper")
         lower = self._int("ADD", products[1], offset, f"{name}/lower")
         whole = self._int("ADD", upper, lower, f"{name}/whole", v.step * 2.0**-15)
         name = f"{name}/attended"
-        return self.graph.add("QUANTIZE", (whole,), name, shape, scale=self.scale(name))
+        return self.graph.add("QUANTIZE", (whole,), name, whole.shape, scale=self.scale(name))
 
     def gelu(self, name: str, y: Tensor) -> Tensor:
         """x sigmoid(1.702 x), the sigmoid in 8 bits; 1.702 goes into the scale."""
@@ -231,16 +223,14 @@ class ShiftOps(IntegerOps):
         factor = self._int("DIV", LARGEST, self._int("ADD", e, one, f"{name_s}/total"), f"{name_s}/inverse")
         sigmoid = self._int("RIGHT_SHIFT", self._int("MUL", e, factor, f"{name_s}/scaled"), 24, f"{name_s}/128")
         narrow = self._cast(sigmoid, np.int8, name_s, 1 / 128)
-        return self.graph.add("MUL", (y, narrow), name, y.shape, scale=self.scale(name), table="MulOptions")
+        return self._multiply(name, y, narrow, self.scale(name))
 
     def _int(self, kind: str, a: Any, b: Any, name: str, scale: float | None = None) -> Tensor:
         """Append an int32 operator of two inputs; numbers and arrays become constants."""
         a, b = (
             x if isinstance(x, Tensor) else self._shared("number", np.atleast_1d(x).astype(np.int32)) for x in (a, b)
         )
-        table = TABLES.get(kind, f"{kind.capitalize()}Options")
-        options: dict[str, Any] = {"table": table} if table else {}
-        return self.graph.add(kind, (a, b), name, np.broadcast_shapes(a.shape, b.shape), np.int32, scale, **options)
+        return self.graph.add(kind, (a, b), name, np.broadcast_shapes(a.shape, b.shape), np.int32, scale)
 
 
 class LambdaShiftOps(ShiftOps):
