@@ -19,15 +19,16 @@ from keras import ops
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from convert import calibrate, data, quantised
+from convert import augment, calibrate, data, quantised
 from convert.build import EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
 from convert.checkpoint import Checkpoint, Config
 from convert.data import Recipe
 from convert.files import check_place
 from convert.fold import PIXEL_ZERO, Folded
 from convert.forward import segmenter
+from convert.objective import cross_entropy
 from convert.quantised import Quantised, round_kernel
-from convert.train import cross_entropy, told, validate
+from convert.train import told, validate
 from models import UserError, preprocess
 
 Tensor = Any  # of whichever backend Keras runs on
@@ -105,7 +106,7 @@ class FineTuning:
         config, batch = self.config, min(BATCH, len(self.samples))
         size, alike = (config.height, config.width), np.ones(config.classes, np.float32)
         for epoch in count():
-            for pixels, _ in data.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch):
+            for pixels, _ in augment.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch):
                 yield pixels
 
     def score(self, model: keras.Model) -> data.Scores:

@@ -8,36 +8,19 @@ import argparse
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import data
+from convert import augment, data
 from convert.checkpoint import Arrays, Checkpoint, Config, preset, read_arrays, write_arrays
 from convert.data import Recipe, Sample, Scores
 from convert.files import add_size, check_place
+from convert.objective import Settings, cross_entropy, jaccard, optimizer
 from models import UserError, preprocess
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; a recipe's "training" and the command line replace these."""
-
-    epochs: int = 50
-    batch: int = 16
-    lr: float = 5e-4  # at the top, for the layers nearest the output
-    weight_decay: float = 0.05  # of matrices only
-    layer_decay: float = 0.85  # each encoder block learns this much slower than the next
-    warmup: float = 0.05  # share of the steps
-    drop_path: float = 0.0
-    average: float = 0.99  # momentum of the running average of the weights
-    clip: float = 1.0  # norm of all gradients together
-    balance: float = 0.5  # classes weigh 1 / share of the pixels to this power: 0 all alike, below it rare ones less
-    jaccard: float = 0.0  # weight of the soft Jaccard loss beside cross entropy
-    paste: float = 0.0  # share of the pictures that get the foreground (all but class 0) of another one
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +152,7 @@ class Run:
         if init is not None:
             network.assign(self.model, network.initial(config, init, seed))
         self.backend = f"{keras.backend.backend()}, keras {keras.__version__}"
-        self.optimizer = _optimizer(network.weights(self.model), config, settings, steps)
+        self.optimizer = optimizer(network.weights(self.model), config, settings, steps)
         self.model.compile(optimizer=self.optimizer, loss=self._loss, jit_compile=keras.backend.backend() == "jax")
         self.epoch, self.loss = 0, 0.0
         self.best: dict[str, Any] = {}
@@ -184,7 +167,7 @@ class Run:
         losses = []
         layers = self.model.get_layer("layers")
         layers.seed.state.assign(np.array([self.seed, self.epoch], np.uint32))  # the same chance after a resume
-        for pixels, targets in data.batches(
+        for pixels, targets in augment.batches(
             samples, size, self.config.stride, self.weights, settings.batch, self.seed, self.epoch, settings.paste
         ):
             with _half_precision():
@@ -292,64 +275,6 @@ def _half_precision() -> AbstractContextManager[Any]:
 
     kept: AbstractContextManager[Any] = torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
     return kept
-
-
-def cross_entropy(targets: Any, logits: Any) -> Any:
-    """Mean over the labelled pixels; `targets` as `data.cell_targets` gives them, so ignored pixels weigh nothing."""
-    from keras import ops
-
-    return -ops.sum(targets * ops.log_softmax(logits, axis=-1)) / ops.maximum(ops.sum(targets), 1.0)
-
-
-def jaccard(areas: Any, logits: Any) -> Any:
-    """1 - mIoU of the batch, as far as probabilities can say (the soft Jaccard loss, Rahman and Wang, 2016).
-
-    `areas` is the share of each class in each cell: for logits that leave no doubt this is the mIoU at full size.
-    """
-    from keras import ops
-
-    cells = tuple(range(len(logits.shape) - 1))
-    labelled = ops.sum(areas, axis=-1, keepdims=True)
-    guessed = ops.softmax(logits, axis=-1)
-    hits, shown = ops.sum(guessed * areas, axis=cells), ops.sum(areas, axis=cells)
-    union = ops.sum(guessed * labelled, axis=cells) + shown - hits
-    occurring = ops.cast(shown > 0, logits.dtype)
-    return 1 - ops.sum(occurring * hits / ops.maximum(union, 1e-6)) / ops.maximum(ops.sum(occurring), 1.0)
-
-
-def _optimizer(weights: dict[str, Any], config: Config, settings: Settings, steps: int) -> Any:
-    """AdamW (Loshchilov and Hutter, 2019), its rate warmed up, then along a cosine, and smaller for earlier layers."""
-    import keras
-
-    class LayerwiseAdamW(keras.optimizers.Adam):  # type: ignore[misc]
-        """Adam that scales the rate of each variable, and decays matrices by that rate."""
-
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            rate = learning_rate * scales[self._var_key(variable)]
-            if len(variable.shape) > 1:
-                self.assign_sub(variable, variable * (rate * settings.weight_decay))
-            super().update_step(gradient, variable, rate)
-
-    total = steps * settings.epochs
-    warmup = max(1, round(total * settings.warmup))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        settings.lr * 1e-2, max(1, total - warmup), alpha=0.01, warmup_target=settings.lr, warmup_steps=warmup
-    )
-    optimizer = LayerwiseAdamW(schedule, global_clipnorm=settings.clip, use_ema=True, ema_momentum=settings.average)
-    scales = {
-        optimizer._var_key(weight): settings.layer_decay ** (config.depth + 1 - _level(name, config))
-        for name, weight in weights.items()
-    }
-    optimizer.build(list(weights.values()))
-    return optimizer
-
-
-def _level(name: str, config: Config) -> int:
-    """Count the layers below: 0 for the embeddings, then the encoder's blocks, depth + 1 for all the rest."""
-    parts = name.split("/")
-    if parts[0] in ("patch", "position"):
-        return 0
-    return int(parts[1]) + 1 if parts[0] == "encoder" and parts[1].isdigit() else config.depth + 1
 
 
 def told(scores: Scores) -> str:

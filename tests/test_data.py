@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from convert import data
+from convert import augment, data
 from models import ClassInfo, UserError, preprocess
 
 CLASSES = (ClassInfo("background", (0, 0, 0)), ClassInfo("person", (255, 99, 71)), ClassInfo("cat", (0, 0, 255)))
@@ -202,19 +202,19 @@ def test_the_label_moves_with_its_picture() -> None:
     frame, ids = coded()
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        cut, moved = data._crop(frame, ids, rng, 48, 64)
+        cut, moved = augment._crop(frame, ids, rng, 48, 64)
         assert cut.shape == (48, 64, 3) and moved.shape == (48, 64)
         inside = moved != data.IGNORED
         agree = np.abs(cut[..., 0][inside].astype(int) - moved[inside].astype(int) * 110) < 30
         assert agree.mean() > 0.93  # all but the blended edges
         if inside.mean() < 0.9:
-            assert np.median(cut[~inside]) == data.GREY[0]
+            assert np.median(cut[~inside]) == augment.GREY[0]
 
 
 def test_augmenting_varies_everything_and_follows_its_seed() -> None:
     frame, ids = coded()
-    results = [data.augment(frame, ids, np.random.default_rng(seed), 48, 64) for seed in range(40)]
-    again, same = data.augment(frame, ids, np.random.default_rng(7), 48, 64)
+    results = [augment.augment(frame, ids, np.random.default_rng(seed), 48, 64) for seed in range(40)]
+    again, same = augment.augment(frame, ids, np.random.default_rng(7), 48, 64)
     np.testing.assert_array_equal(again, results[7][0])
     np.testing.assert_array_equal(same, results[7][1])
     assert all(f.dtype == i.dtype == np.uint8 and f.flags.c_contiguous and i.flags.c_contiguous for f, i in results)
@@ -234,7 +234,7 @@ def test_batches_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.Mo
 
     def epoch(number: int, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
         monkeypatch.setattr(data, "THREADS", threads)
-        return list(data.batches(samples, (32, 48), 4, weights, batch=2, seed=3, epoch=number))
+        return list(augment.batches(samples, (32, 48), 4, weights, batch=2, seed=3, epoch=number))
 
     once, twice, later = epoch(0, 1), epoch(0, 4), epoch(1, 1)
     assert len(once) == 3  # the seventh does not fill a batch
@@ -250,7 +250,7 @@ def test_batches_hand_over_rgb() -> None:
     blue = np.zeros((32, 32, 3), np.uint8)
     blue[..., 0] = 200  # BGR
     samples = [data.Sample("blue", blue, np.zeros((32, 32), np.uint8))] * 8
-    for pixels, targets in data.batches(samples, (32, 32), 4, np.ones(2, np.float32), batch=8, seed=0, epoch=0):
+    for pixels, targets in augment.batches(samples, (32, 32), 4, np.ones(2, np.float32), batch=8, seed=0, epoch=0):
         inside = targets.sum(axis=-1).repeat(4, 1).repeat(4, 2) == 1
         red, _, blues = pixels[inside].mean(axis=0)
         assert blues > red + 50
@@ -264,7 +264,7 @@ def test_cell_targets_are_the_cross_entropy_at_full_size() -> None:
     logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     full = logs.repeat(4, axis=0).repeat(4, axis=1)
     expected = sum(weights[ids[y, x]] * full[y, x, ids[y, x]] for y in range(8) for x in range(12) if ids[y, x] != 255)
-    targets = data.cell_targets(ids, 4, weights)
+    targets = augment.cell_targets(ids, 4, weights)
     assert np.isclose((targets * logs).sum() * 16, expected)
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from convert import data, network, train
+from convert import augment, data, network, objective, train
 from convert.checkpoint import Checkpoint, preset
 from models import UserError
 
@@ -82,12 +82,12 @@ def test_training_learns_and_keeps_the_best(folder: Path, capsys: pytest.Capture
 
 def test_every_array_learns(folder: Path) -> None:
     recipe = data.load_recipe(folder / "recipe.json")
-    settings = train.Settings(epochs=1, batch=8)
+    settings = objective.Settings(epochs=1, batch=8)
     under_way = train.Run(recipe, preset("tiny", 2, height=32, width=32), settings, 0, 1, None, np.ones(2, np.float32))
     before = network.arrays(under_way.model)
     rng = np.random.default_rng(0)
     pixels = rng.uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
-    targets = data.cell_targets(rng.integers(0, 2, (32, 32)).astype(np.uint8), 4, np.ones(2, np.float32))
+    targets = augment.cell_targets(rng.integers(0, 2, (32, 32)).astype(np.uint8), 4, np.ones(2, np.float32))
     under_way.model.train_on_batch(pixels, targets[None].repeat(8, axis=0))
     after = network.arrays(under_way.model)
     assert [name for name in before if np.array_equal(before[name], after[name])] == []
@@ -171,8 +171,8 @@ def test_rates_shrink_towards_the_input_and_only_matrices_decay() -> None:
     config = preset("tiny", 2, height=32, width=32)
     model = network.build(config)
     weights = network.weights(model)
-    settings = train.Settings(epochs=1, lr=0.1, warmup=0.0, layer_decay=0.5, weight_decay=0.5, clip=1e9)
-    optimizer = train._optimizer(weights, config, settings, steps=10)
+    settings = objective.Settings(epochs=1, lr=0.1, warmup=0.0, layer_decay=0.5, weight_decay=0.5, clip=1e9)
+    optimizer = objective.optimizer(weights, config, settings, steps=10)
     optimizer.iterations.assign(1)  # past the warm-up's one step
     rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
     before = network.arrays(model)
@@ -194,32 +194,32 @@ def test_rates_shrink_towards_the_input_and_only_matrices_decay() -> None:
 def test_the_loss_is_that_of_the_labelled_pixels() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 2, 2, 3)).astype(np.float32)
     targets = np.zeros((1, 2, 2, 3), np.float32)
-    assert float(train.cross_entropy(targets, logits)) == 0  # nothing labelled, nothing to learn, no division by 0
+    assert float(objective.cross_entropy(targets, logits)) == 0  # nothing labelled, nothing to learn, no division by 0
     targets[0, 0, 1, 2] = 1
     expected = np.log(np.exp(logits[0, 0, 1]).sum()) - logits[0, 0, 1, 2]
-    assert np.isclose(float(train.cross_entropy(targets, logits)), expected, rtol=1e-5)
+    assert np.isclose(float(objective.cross_entropy(targets, logits)), expected, rtol=1e-5)
 
 
 def test_the_jaccard_loss_of_certain_logits_is_1_minus_miou() -> None:
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([0, 1, 3, data.IGNORED], np.uint8), (2, 8, 12))  # class 2 does not occur
     guesses = rng.integers(0, 4, (2, 4, 6), np.uint8)
-    areas = np.stack([data.cell_targets(label, 2, np.ones(4, np.float32)) for label in labels])
+    areas = np.stack([augment.cell_targets(label, 2, np.ones(4, np.float32)) for label in labels])
     logits = 100 * np.eye(4, dtype=np.float32)[guesses]
     samples = [data.Sample("", np.zeros((8, 12, 3), np.uint8), label) for label in labels]
     scores = data.score(samples, guesses, list("abcd"))
     assert scores.iou["c"] is None
-    np.testing.assert_allclose(float(train.jaccard(areas, logits)), 1 - scores.miou, rtol=1e-5)
-    assert np.isfinite(float(train.jaccard(0 * areas, logits)))  # nothing labelled
+    np.testing.assert_allclose(float(objective.jaccard(areas, logits)), 1 - scores.miou, rtol=1e-5)
+    assert np.isfinite(float(objective.jaccard(0 * areas, logits)))  # nothing labelled
 
 
 def test_a_recipe_may_ask_for_the_jaccard_loss(folder: Path) -> None:
     recipe, config = data.load_recipe(folder / "recipe.json"), preset("tiny", 2, height=32, width=32)
     weights = np.array([1, 4], np.float32)
-    under_way = train.Run(recipe, config, train.Settings(jaccard=0.5), 0, 1, None, weights)
+    under_way = train.Run(recipe, config, objective.Settings(jaccard=0.5), 0, 1, None, weights)
     logits = np.random.default_rng(0).normal(size=(1, 8, 8, 2)).astype(np.float32)
     areas = np.eye(2, dtype=np.float32)[logits.argmin(-1)]
-    expected = train.cross_entropy(weights * areas, logits) + 0.5 * train.jaccard(areas, logits)
+    expected = objective.cross_entropy(weights * areas, logits) + 0.5 * objective.jaccard(areas, logits)
     np.testing.assert_allclose(float(under_way._loss(weights * areas, logits)), float(expected), rtol=1e-6)
 
 
