@@ -65,7 +65,7 @@ def rivals(models: Sequence[Path], against: Sequence[str], folder: Path) -> Iter
 
 def profile(model: Path, threads: int) -> dict[str, Any]:
     """Time the operators of a `.tflite` file, see `python -m convert profile --help` for how."""
-    return json.loads(convert("profile", str(model), f"--threads={threads}", "--json"))  # type: ignore[no-any-return]
+    return json.loads(convert("profile", str(model.resolve()), f"--threads={threads}", "--json"))  # type: ignore[no-any-return]
 
 
 def convert(*words: str) -> str:
@@ -73,9 +73,7 @@ def convert(*words: str) -> str:
     try:
         return python("-m", "convert", *words)
     except Failed as problem:
-        missing = "ModuleNotFoundError" in str(problem)
-        hint = ": the converter is not installed here, run `make test` or `pip install -e '.[convert]'`." * missing
-        raise UserError(f"{problem}{hint}") from None
+        raise UserError(str(problem)) from None
 
 
 def _export(model: Path, kind: str, folder: Path) -> Path:

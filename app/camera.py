@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from app.sources import Lost, Source
-from models import Frame
+from models import Frame, UserError
 
 log = logging.getLogger("app")
 
@@ -112,7 +112,7 @@ class Camera:
                 if frame is None:
                     if not self._loop or not self.captured:
                         break
-                    self.source.reopen()
+                    self._rewind()
                     continue
                 self._deliver(frame, started)
         except Exception as error:  # the thread that reads shall see it, not this one's standard error
@@ -141,6 +141,12 @@ class Camera:
             self.dropped += self._shot is not None
             self._shot = Shot(frame, index, now, took, stamp)
             self._changed.notify_all()
+
+    def _rewind(self) -> None:
+        try:
+            self.source.reopen()
+        except Lost as problem:
+            raise UserError(f"{problem}.") from None
 
     def _recover(self, problem: Lost) -> None:
         self.problem, delay = f"{problem}, trying again", FIRST_RETRY

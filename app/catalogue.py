@@ -60,7 +60,10 @@ def markdown(cards: Sequence[Card]) -> str:
 
 def rewrite(page: Path, text: str) -> None:
     """Put a text between the two markers of a page, written whole or not at all."""
-    before, begin, rest = page.read_text().partition(BEGIN)
+    try:
+        before, begin, rest = page.read_text().partition(BEGIN)
+    except OSError as error:
+        raise UserError(f"{page} cannot be read ({error.strerror}): name the page that the table belongs to.") from None
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise UserError(f"{page} lacks the line '{BEGIN}' or '{END}': write both where the table belongs.")

@@ -1,14 +1,15 @@
 """What keys and clicks do: each key is one small method, found through one table."""
 
-import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from app.modes import MODES, OPACITY_STEP, View
 from app.outputs import MaskFolder, Output, Video, write_picture
 from app.pipeline import Pipeline, Result, warm_up
 from models import Frame, Segmenter, UserError, names
+from models.runtime import cores
 
 RECORDING_FPS = 25.0
 NOTICE_SECONDS = 2.5
@@ -115,7 +116,7 @@ class Controls:
 
     def _next_threads(self) -> None:
         segmenter = self.pipeline.segmenter
-        self._switch(segmenter.card.file, segmenter.threads % (os.cpu_count() or 1) + 1)
+        self._switch(segmenter.card.file, segmenter.threads % cores() + 1)
 
     def _switch(self, model: str | Path, threads: int) -> None:
         segmenter = Segmenter(model, threads)
@@ -137,9 +138,11 @@ class Controls:
 
     def _record(self) -> None:
         if self.recording:
-            name = self.recording[0].path.name
+            film, masks = (output.path for output in self.recording)
             self.close()
-            self.say(f"saved {name}")
+            with suppress(OSError):  # not empty: there was a frame
+                masks.rmdir()
+            self.say(f"saved {film.name}" if film.exists() else "nothing to save: no frame came")
         else:
             name = self._name("recording")
             video = Video(self._folder / f"{name}.mp4", RECORDING_FPS)

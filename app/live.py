@@ -19,8 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import cv2
-
 from app import device, web
 from app.camera import Camera
 from app.controls import Controls
@@ -30,7 +28,7 @@ from app.outputs import Output, Rows, begin, open_masks, open_output, write_repo
 from app.overlay import Painter
 from app.pipeline import Pipeline, Result, warm_up
 from app.preference import preferred
-from app.sources import Pictures, open_source
+from app.sources import Pictures, open_source, read_picture
 from app.window import Surface, Window, obstacle
 from models import Segmenter, UserError
 
@@ -272,7 +270,7 @@ def _surface(args: argparse.Namespace, stack: ExitStack) -> Surface:
 def _backdrop(text: str) -> Any:
     with suppress(UserError):  # no colour, but perhaps a file
         return read_colour(text)
-    picture = cv2.imread(text, cv2.IMREAD_COLOR)
+    picture = read_picture(text)
     if picture is None:
         raise UserError(f"{text} is neither a picture nor a colour: give a file, or for instance '#28a060'.")
     return picture

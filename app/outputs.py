@@ -241,11 +241,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def begin(path: Path) -> Path:
     """Create the empty file beside `path` that becomes it in the end, so that a bad path is known at once."""
+    if path.is_dir():
+        raise _unwritable(path, IsADirectoryError(0, "it is a folder"))
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     _make_folder(path.parent)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
         part.touch()
     except OSError as error:
         raise _unwritable(path, error) from None

@@ -9,9 +9,8 @@ next frame is prepared while this one is inferred.
 """
 
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,18 +101,16 @@ class Pipeline:
         self._smoother = Smoother()
         self._preparer, self._worker = ThreadPoolExecutor(1, "prepare"), ThreadPoolExecutor(1, "segment")
         self._next: Future[_Prepared | None] | None = None
-        self._jobs: deque[Future[_Segmented | None]] = deque()
+        self._jobs: list[Future[_Segmented | None]] = []
 
     def poll(self, timeout: float = POLL) -> Result | None:
         """Return the next result, or None if there is none within `timeout` seconds or if the source has `ended`."""
         if self.ended:
             return None
         self._keep_busy()
-        try:
-            segmented = self._jobs[0].result(timeout)
-        except TimeoutError:
+        if not wait(self._jobs[:1], timeout).done:
             return None
-        self._jobs.popleft()
+        segmented = self._jobs.pop(0).result()
         last = self.limit is not None and self.meter.processed + 1 >= self.limit
         self.ended = segmented is None or last
         if not self.ended:
@@ -173,7 +170,7 @@ class Pipeline:
         shot, segmenter = prepared.shot, prepared.segmenter
         start = clock()
         if self.smooth and not self.camera.source.unrelated:
-            classes = self._smoother(prepared.pixels[0], classes)
+            classes = self._smoother(prepared.pixels[0], classes, segmenter)
         shares = cv2.calcHist([classes], [0], None, [256], [0, 256]).ravel() / classes.size
         coarse, classes = classes, segmenter.restore(classes, *shot.frame.shape[:2])
         restored = clock()

@@ -31,12 +31,19 @@ class Smoother:
     def __init__(self) -> None:
         self._shown = self._seen = np.zeros((0, 0), np.uint8)
         self._grey: Any = self._shown
+        self._network: object = None
 
-    def __call__(self, pixels: NDArray[np.uint8], classes: ClassMap) -> ClassMap:
-        """Take the hxwx3 uint8 RGB input of the network and its hxw uint8 ids, return steadied ids."""
-        grey = cv2.blur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (5, 5))
-        if grey.shape != self._grey.shape:  # the first frame, or another model
-            self._shown, self._seen = classes, np.zeros_like(classes)
+    def __call__(self, pixels: NDArray[np.uint8], classes: ClassMap, network: object = None) -> ClassMap:
+        """Take the HxWx3 uint8 RGB input of a network and its hxw uint8 ids, return steadied ids.
+
+        The ids may be coarser than the input. With another `network` than before it begins anew.
+        """
+        grey: Any = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        if grey.shape != classes.shape:
+            grey = cv2.resize(grey, classes.shape[::-1], interpolation=cv2.INTER_AREA)
+        grey = cv2.blur(grey, (5, 5))
+        if network is not self._network or grey.shape != self._grey.shape:
+            self._network, self._shown, self._seen = network, classes, np.zeros_like(classes)
         else:
             _, moving = cv2.threshold(cv2.absdiff(grey, self._grey), MOTION, 1, cv2.THRESH_BINARY)
             moving = cv2.dilate(moving, np.ones((5, 5), np.uint8))  # the blur has thinned what it spread

@@ -31,6 +31,7 @@ quiet(2)  # errors
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"
 WIDTH, HEIGHT = 640, 480  # asked of cameras; drawn by `Synthetic`
 STREAM_TIMEOUT_MS = 5000
+FASTEST = 240.0  # FPS that a clip or camera may tell and be believed
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 CLIPS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"}
 
@@ -86,7 +87,8 @@ class Video(Source):
         if self._first is None:
             self.close()
             raise Lost(f"{self.title} gives no frames{_hint(self._address)}")
-        self.fps = max(0.0, float(self._capture.get(cv2.CAP_PROP_FPS)))
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = rate if 0 < rate <= FASTEST else 0.0  # a browser's recording tells 1000, the ticks of its clock
         if self._backend == cv2.CAP_V4L2:
             self.title = f"camera {self._address} (V4L2, {self._first.shape[1]}x{self._first.shape[0]})"
 
@@ -139,9 +141,8 @@ class Pictures(Source):
 
     def read(self) -> Frame | None:
         for file in self._left:
-            frame = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if frame is not None:
-                return frame  # type: ignore[return-value]
+            if (frame := read_picture(file)) is not None:
+                return frame
             log.warning("Left out %s: not a picture OpenCV can read.", file)
         return None
 
@@ -214,6 +215,14 @@ class Picamera(Source):
         self._camera = None
 
 
+def read_picture(path: str | Path) -> Frame | None:
+    """Read a picture file as HxWx3 uint8 BGR; None where OpenCV cannot."""
+    try:
+        return cv2.imread(str(path), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+    except cv2.error:  # a head that promises more pixels than OpenCV will hold
+        return None
+
+
 def open_source(address: str | int | Path = "auto") -> Source:
     """Open what a person named.
 
@@ -234,7 +243,10 @@ def open_source(address: str | int | Path = "auto") -> Source:
     if "://" in name:
         title = re.sub("//[^/]*@", "//", name)  # without user and password: it goes into messages and reports
         return Video(name, title, live=Path(name.partition("?")[0]).suffix.lower() not in CLIPS)
-    return _files(Path(name))
+    try:
+        return _files(Path(name))
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}): give another source.") from None
 
 
 def _auto() -> Source:

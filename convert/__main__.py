@@ -22,6 +22,20 @@ STEPS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one step; a `UserError` is printed as one sentence and answered with exit code 2."""
+    try:
+        args = _parser().parse_args(arguments)
+        return int(args.run(args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {error}: `pip install -e '.[convert]'` installs what the converter needs.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m convert",
         description="Turn Segmenter models into integer-only TFLite files.",
@@ -34,12 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         module.configure(step)
         step.set_defaults(run=module.main)
-    args = parser.parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from convert import flatbuffer, onnx_file, openvino_file
 from convert.checkpoint import Checkpoint, Config
-from convert.files import add_size, draw_pictures, write_whole
+from convert.files import add_size, check_place, draw_pictures, write_whole
 from convert.fold import Folded, Matrix, unfold
 from convert.graph import Tensor
 from models import UserError, card
@@ -56,8 +56,11 @@ def main(args: argparse.Namespace) -> int:
         checkpoint = replace(checkpoint, config=replace(checkpoint.config, activation=args.activation))
     if args.kind in CALIBRATED and not args.images:
         raise UserError(f"{args.kind} needs pictures to calibrate with: add --images DIR.")
+    check_place(args.output)
     if args.kind == "openvino-int8":
         openvino_file.check(args.output)
+    elif args.output.suffix != (ending := ".onnx" if args.kind == "onnx" else ".tflite"):
+        raise UserError(f"{args.output} must end in {ending}: that is what will be written.")
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width) if args.images else []
     if args.kind == "openvino-int8":

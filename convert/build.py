@@ -1,6 +1,6 @@
 """Write the re-parameterised network down as TFLite operators on integers.
 
-`IntegerOps` gives the steps of `convert/forward.py` their meaning in a file: each becomes one to six builtin operators,
+`IntegerOps` gives the steps of `convert/forward.py` their meaning in a file: each becomes a few builtin operators,
 chosen for what LiteRT's XNNPACK runs in int8 on all threads. Activations are symmetric int8 unless said otherwise;
 the right-hand side of a product must be (XNNPACK takes zero point 0 only there).
 """

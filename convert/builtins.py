@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from convert.graph import Graph, Tensor, constant
 
+NUDGE, MARGIN = 2e-6, 2e-5  # of a scale, relative; between a product and a tie, in steps of the result
 TENSOR_TYPES: dict[type[np.generic], int] = {np.int32: 2, np.uint8: 3, np.int16: 7, np.int8: 9}  # of the schema
 
 
@@ -27,7 +28,8 @@ class Builtins:
         return self.graph.add("RESHAPE", (x, target), f"{x.name}/reshaped", shape, x.dtype, x.scale, x.zero_point)
 
     def _multiply(self, name: str, x: Tensor, y: Tensor, scale: float, zero_point: int = 0) -> Tensor:
-        """x y in int8, y of x's shape or with dimensions of 1."""
+        """x y in int8, y of x's shape or with dimensions of 1; no product lies on the edge between two results."""
+        scale = _without_ties(x, y, scale)
         return self.graph.add("MUL", (x, y), name, x.shape, scale=scale, zero_point=zero_point)
 
     def _product(
@@ -85,3 +87,19 @@ class Builtins:
         """Return the constant of this name and content, made at its first use."""
         key = f"{name} {data.tobytes()!r} {scale}"
         return self._constants.setdefault(key, constant(name, data, scale))
+
+
+def _without_ties(x: Tensor, y: Tensor, scale: float) -> float:
+    """Return the scale nearest above for which no product of two int8 falls half-way between two results.
+
+    XNNPACK multiplies by the ratio of the scales in float32 on x86 and in integers on Arm. They round the same but for
+    products so near to such a tie, and one of them is enough to change pixels.
+    """
+    ends = (np.array([-128, 127]) - tensor.zero_point for tensor in (x, y))
+    products = np.arange(np.abs(np.multiply.outer(*ends)).max() + 1)
+    for step in range(1000):
+        nudged = np.float32(scale * (1 + step * NUDGE))
+        results = products * float(np.float32(x.step) * np.float32(y.step) / nudged)
+        if np.abs(results[results < 256] % 1 - 0.5).min() > MARGIN:
+            break
+    return float(nudged)

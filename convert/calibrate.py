@@ -130,7 +130,8 @@ def surveyed(
     for name, parts in ops.sizes.items() if levers.registers == "held" else ():
         stream, added = map(np.concatenate, zip(*parts, strict=True))
         usual = float(np.median(stream))
-        if added.max() > REGISTER * usual:
+        between = config.precise and name.endswith("sum1")  # such a network has both branches added by the next sum
+        if added.max() > REGISTER * usual and not between:
             found[f"{name}/registers"] = np.array(HELD * usual)
             break
     for name, parts in ops.flatness.items() if levers.rows == "apart" else ():

@@ -29,8 +29,8 @@ class Config:
     `mean` and `std` are in units of 0..255 pixels, RGB. Four fields are what only the original networks have: class and
     distillation tokens (`prefix`), a linear decoder in place of the mask transformer, scores that are cosines of patch
     and class, and a LayerNorm over the scores of a patch. `precise` is of the integer network, for weights that were
-    not trained with int8 in mind: class tokens get ranges of their own, and what rounding takes from the residual
-    stream is made up in its next sum.
+    not trained with int8 in mind: class tokens get ranges of their own, and both branches of a block are added to the
+    residual stream at once.
     """
 
     classes: int

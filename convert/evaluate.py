@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from convert import data, floats, scoreboard
 from convert.checkpoint import Checkpoint
 from convert.data import Sample, Scores
-from convert.files import write_whole
+from convert.files import check_place, write_whole
 from convert.fold import fold
 from convert.peer import PEERS, Description, Peer
 from models import ClassInfo, ClassMap, Frame, Segmenter, UserError, card, preprocess, resolve
@@ -65,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(f"{path} has other classes than {args.file}: compare files of the same classes.")
     if args.record and not args.file.with_suffix(".json").is_file():
         raise UserError(f"{args.file} has no card to record the scores in: leave out --record, or quantise it first.")
+    if args.pictures:
+        check_place(args.pictures / "confusion.png")
     about, samples = labelled(args, classes)
     matrices = _confusions(segment, samples, classes)
     told = data.summary(matrices, names).as_dict()

@@ -179,7 +179,6 @@ class Result:
 
     values: Tensor
     limit: float = 0.0
-    signed: bool = True
 
 
 class RoundedOps:
@@ -198,13 +197,13 @@ class RoundedOps:
         self, name: str, values: Tensor, signed: bool = True, limit: float | None = None, lowest: float | None = None
     ) -> Result:
         if self.quantised is None:
-            return Result(values, signed=signed)
+            return Result(values)
         limit = self.quantised.limits[name] if limit is None else limit
         if lowest is None or limit <= -lowest:
             lowest, step = -limit * signed, limit / (127 if signed else 255)
         else:
             step = (limit - lowest) / 255
-        return Result(_straight_through(ops.clip(values, lowest, limit), step), limit, signed)
+        return Result(_straight_through(ops.clip(values, lowest, limit), step), limit)
 
     def _kernel(self, name: str) -> Tensor:
         kernel = self.arrays[f"{name}/kernel"]

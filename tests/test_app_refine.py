@@ -57,6 +57,18 @@ def test_smoothing_is_integer_and_starts_anew_with_another_size() -> None:
     assert (smoother(picture(small), small) == small).all()
 
 
+def test_another_network_starts_anew_at_the_same_size() -> None:
+    smoother, still = Smoother(), picture(disc(64))
+    smoother(still, 7 * disc(64), "outfit")
+    assert (smoother(still, disc(64), "person") == disc(64)).all()  # no 7, which the other does not know
+
+
+def test_ids_coarser_than_the_picture_are_steadied_as_well() -> None:
+    smoother, still, grid = Smoother(), picture(disc(64)), disc(32, radius=20, size=64)
+    assert (smoother(still, grid) == grid).all()
+    assert (smoother(still, 0 * grid) == grid).all()  # nothing moved: held
+
+
 def test_a_label_kept_for_the_next_frame_is_not_the_callers_array() -> None:
     smoother, still = Smoother(), picture(disc(64))
     first = smoother(still, disc(64))

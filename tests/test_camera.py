@@ -122,6 +122,34 @@ def test_looped_clip_starts_again() -> None:
         assert drain(camera) == [1, 2, 1, 2, 1]
 
 
+def test_a_clip_that_cannot_be_looped_says_so() -> None:
+    source = Scripted([grey(1), grey(2), None], live=False, reopenings=[Lost("the clip is gone")])
+    with Camera(source, loop=True) as camera:
+        assert [shot.index for shot in (camera.read(), camera.read()) if shot] == [0, 1]
+        with pytest.raises(UserError, match="the clip is gone"):
+            camera.read()
+
+
+def test_nominal_rates_that_no_camera_has_are_not_believed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recorded:  # as by a browser, whose recordings tell the ticks of their clock
+        def __init__(self) -> None:
+            self._capture = capture()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
+
+        def get(self, key: int) -> float:
+            return 1000.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
+
+    capture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Recorded)
+    source = open_source(clip)
+    with Camera(source) as camera:
+        shots = [camera.read() for _ in range(3)]
+    assert source.fps == 0
+    assert [shot.stamp for shot in shots if shot] == [0, 1 / 25, 2 / 25]
+
+
 def test_empty_loop_ends() -> None:
     with Camera(Scripted([None], live=False), loop=True) as camera:
         assert camera.read() is None
@@ -273,6 +301,15 @@ def test_a_file_that_is_no_video_is_said_to_be_none(tmp_path: Path, name: str) -
     (tmp_path / name).write_text("" if "empty" in name else "this is no video\n" * 100)
     with pytest.raises(UserError, match=r"(gives no frames|is no video): give a clip"):
         open_source(tmp_path / name)
+
+
+def test_a_source_without_the_right_to_read_it_is_said_to_be_so(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(UserError, match="cannot be read"):
+        open_source(clip)
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from app.overlay import KEYS, Painter
 from app.pipeline import Pipeline
 from app.sources import Synthetic, open_source
 from models import UserError, catalogue
+from models.runtime import cores
 
 REPORT_KEYS = {"model", "runtime", "threads", "frames", "fps", "latency_ms", "stages_ms", "memory_mb", "device"}
 
@@ -187,6 +188,7 @@ def test_a_signal_ends_the_run_with_its_summary(tiny: Path, tmp_path: Path, monk
         (["--save", "{tmp}/file/out.png"], "Cannot write"),
         (["--save", "{tmp}/folder.png"], "it is a folder"),
         (["--report", "{tmp}/file/report.json"], "Cannot write"),
+        (["--csv", "."], "it is a folder"),
         (["--masks", "{tmp}/file/masks"], "Cannot write"),
         (["--class", "cat"], "tiny has no class 'cat': choose from background, grey, bright"),
         (["--mode", "replace", "--background", "#12"], "neither a picture nor a colour"),
@@ -349,6 +351,13 @@ def test_v_records_video_and_masks_and_stops(controls: Controls, tmp_path: Path)
     assert "recording" not in controls.notices()
 
 
+def test_a_recording_without_a_frame_leaves_nothing(controls: Controls, tmp_path: Path) -> None:
+    controls.press("v")
+    controls.press("v")
+    assert controls.notices() == ["nothing to save: no frame came"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_closing_finishes_a_recording(controls: Controls, tmp_path: Path) -> None:
     controls.press("v")
     step(controls)
@@ -371,7 +380,7 @@ def test_models_and_threads_are_switched_live(controls: Controls, tiny: Path, tm
     assert names == ["alpha", "beta", "alpha"]
     before = controls.pipeline.segmenter.threads
     controls.press("t")
-    assert controls.pipeline.segmenter.threads == before % (os.cpu_count() or 1) + 1
+    assert controls.pipeline.segmenter.threads == before % cores() + 1
     assert step(controls).classes.shape == (48, 64)
 
 
@@ -433,6 +442,15 @@ def test_a_bug_in_the_worker_is_raised_to_the_caller(tiny: Path) -> None:
 
     with pytest.raises(ZeroDivisionError), Pipeline(Camera(Synthetic()), Broken(tiny, 1)) as pipeline:
         list(pipeline)
+
+
+def test_a_time_out_in_a_source_is_raised_to_the_caller(tiny: Path) -> None:
+    class Stuck(Synthetic):
+        def read(self) -> np.ndarray:
+            raise TimeoutError("no answer")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        list(run(Stuck(), tiny, threads=1))
 
 
 def test_unrelated_pictures_are_not_smoothed(tiny: Path, tmp_path: Path) -> None:

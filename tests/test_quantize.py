@@ -49,6 +49,17 @@ def test_every_fully_connected_has_a_bias(converted: tuple[Checkpoint, Path]) ->
         assert [each.output.name for each in dense if len(each.inputs) < 3 or each.inputs[2] is None] == [], path.name
 
 
+def test_no_product_lies_where_x86_and_arm_round_apart(converted: tuple[Checkpoint, Path]) -> None:
+    for path in (converted[1], *map(resolve, names())):
+        for each in flatbuffer.unpack(path.read_bytes()).operators:
+            if each.kind == "MUL" and each.output.dtype == np.int8:
+                x, y = (each.operand(position) for position in (0, 1))
+                left, right = (np.arange(-128, 128) - tensor.zero_point for tensor in (x, y))
+                results = np.multiply.outer(left, right) * (x.step * y.step / each.output.step)
+                within = results[np.abs(results) < 256]
+                assert np.abs(within % 1 - 0.5).min() > 1e-6, f"{each.output.name} in {path.name}"
+
+
 def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, Path]) -> None:
     checkpoint, file = converted
     model, folded = Segmenter(file, threads=1), fold(checkpoint)
@@ -205,3 +216,18 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert code == 2
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(ImportError("No module named 'keras'"), 2), (KeyboardInterrupt(), 130)],
+    ids=["wheel", "Ctrl-C"],
+)
+def test_a_missing_wheel_is_one_sentence_and_ctrl_c_none(raised: BaseException, code: int, monkeypatch, capsys) -> None:
+    def stopped(args: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("convert.verify.main", stopped)
+    assert main(["verify", "any.tflite"]) == code
+    told = capsys.readouterr().err
+    assert told == "" or (told.count("\n") == 1 and "pip install -e '.[convert]'" in told)

@@ -155,6 +155,12 @@ def test_a_baseline_from_the_integer_file_is_the_same_network(integer: Path, tmp
     assert np.mean(equal) > 0.9
 
 
+def test_a_baseline_under_another_kinds_ending_is_refused(integer: Path, tmp_path: Path, capsys) -> None:
+    assert main(["baseline", str(integer), "--kind", "float32", "-o", str(tmp_path / "out.xml")]) == 2
+    assert "must end in .tflite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_baseline_of_a_foreign_file_is_refused(
     exported: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

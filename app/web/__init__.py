@@ -64,7 +64,7 @@ def screen(args: argparse.Namespace) -> Iterator["Screen"]:
     from app.web.screen import Screen
 
     shown = Screen()
-    with _page(args, names(), shown):
+    with _page(args, list(dict.fromkeys([args.model, *names()])), shown):
         yield shown
 
 

@@ -77,7 +77,7 @@ class Visitors:
         classes = segmenter.infer(pixels)
         model_ms = 1e3 * (time.perf_counter() - started)
         if wish.get("smooth") == "1":
-            classes = visitor.smoother(pixels[0], classes)
+            classes = visitor.smoother(pixels[0], classes, segmenter)
         shares = np.bincount(classes.ravel(), minlength=len(segmenter.card.classes)) / classes.size
         edges = wish.get("edges") == "1"
         visitor.classes = follow_edges(frame, classes) if edges else segmenter.restore(classes, *frame.shape[:2])

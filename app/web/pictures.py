@@ -103,9 +103,10 @@ def open_clip(path: Path) -> tuple[Source, int]:
     if fps > 0 and count / fps > CLIP_SECONDS:
         raise UserError(f"{count / fps:.0f} s is too long: bring a clip of at most {CLIP_SECONDS} s.")
     try:
-        return open_source(path), max(0, int(count))
+        source = open_source(path)
     except UserError:  # its message names the file's place on the server
         raise UserError("This video is damaged or cut off, no frame can be read: bring another clip.") from None
+    return source, max(0, int(count)) if source.fps else 0  # a count is duration times rate
 
 
 def _check_size(width: int, height: int) -> None:

@@ -1,8 +1,10 @@
 """The machine's own camera on the page: the live session's window, for any number of browsers."""
 
 import asyncio
+import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 from fastapi import APIRouter, Response
@@ -30,7 +32,8 @@ class Screen:
         self._keys: deque[str] = deque(maxlen=8)
         self._clicks: deque[tuple[int, int]] = deque(maxlen=8)
         self._viewers: dict[str, float] = {}
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._lock = threading.Lock()  # of `_waiting`, which viewers and the session both change
 
     @property
     def watched(self) -> bool:
@@ -43,8 +46,9 @@ class Screen:
             return  # a still, or a paused camera: nobody needs it again
         self._picture = picture
         self._number += 1
-        while self._waiting:
-            loop, event = self._waiting.popleft()
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for loop, event in waiting:
             loop.call_soon_threadsafe(event.set)
 
     def events(self) -> tuple[str, list[tuple[int, int]]]:
@@ -60,13 +64,8 @@ class Screen:
         """Wait for a picture with a number above `after`; None if none comes for a while."""
         self._viewers = {name: seen for name, seen in self._viewers.items() if time.monotonic() - seen < WATCHED}
         self._viewers[viewer] = time.monotonic() + PATIENCE
-        try:
-            if self._number <= after:
-                event = asyncio.Event()
-                self._waiting.append((asyncio.get_running_loop(), event))
-                await asyncio.wait_for(event.wait(), PATIENCE)
-        except TimeoutError:
-            pass
+        if self._number <= after:
+            await self._turn()
         self._viewers[viewer] = time.monotonic()
         number, picture = self._number, self._picture
         if picture is None or number <= after:
@@ -74,6 +73,17 @@ class Screen:
         if self._encoded != number:
             self._jpeg, self._encoded = encode(picture), number
         return number, self._jpeg
+
+    async def _turn(self) -> None:
+        turn = asyncio.get_running_loop(), asyncio.Event()
+        with self._lock:
+            self._waiting.append(turn)
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(turn[1].wait(), PATIENCE)
+        finally:  # a viewer may also have gone
+            with self._lock:
+                self._waiting = [other for other in self._waiting if other is not turn]
 
     def add_routes(self, router: APIRouter) -> None:
         """Add the addresses below /camera to the page's own."""

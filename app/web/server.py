@@ -27,8 +27,6 @@ from models import UserError
 
 # Read by Gradio when it is imported: it would tell its makers about each start, and look for news.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Gradio asks its own server whether it is there: that must not go through a proxy.
-os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "localhost,127.0.0.1,0.0.0.0"]))
 
 HERE = Path(__file__).parent
 REQUEST_BYTES = UPLOAD_MB * 1_100_000  # a file, and what wraps it
@@ -129,6 +127,7 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
     """
     host = door.host or ("0.0.0.0" if door.secure else "127.0.0.1")
     port = _port(host, door.port)
+    _reach_directly("localhost", "127.0.0.1", "0.0.0.0", host)
     with TemporaryDirectory(prefix="edge-segmenter-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "gradio")
         blocks = _page(engine, screen, Path(folder))
@@ -143,6 +142,12 @@ def serving(door: Door, engine: Engine, screen: Screen | None = None) -> Iterato
                 if getattr(blocks, "server", None):
                     blocks.server.config.timeout_graceful_shutdown = 1  # visitors' open connections are not waited for
                 blocks.close(verbose=False)
+
+
+def _reach_directly(*hosts: str) -> None:
+    """Keep a proxy out of the way: Gradio asks its own server whether it is there."""
+    for name in ("no_proxy", "NO_PROXY"):  # where both are set, the lower-case one counts
+        os.environ[name] = ",".join(dict.fromkeys([*filter(None, os.environ.get(name, "").split(",")), *hosts]))
 
 
 def _page(engine: Engine, screen: Screen | None, folder: Path) -> Any:

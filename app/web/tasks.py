@@ -129,7 +129,7 @@ class Tasks:
         Leaving the loop ends the work and removes what was begun.
         """
         source, count = open_clip(path)
-        rate = source.fps if 0 < source.fps <= 120 else 25.0
+        rate = source.fps or 25.0
         segmenter, folder = self._engine.segmenter(model), self._new()
         view, card = look.on(segmenter.card)
         target, table, told = folder / "segmented.webm", folder / "shares.csv", time.monotonic()

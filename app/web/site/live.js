@@ -407,7 +407,7 @@ class EdgeCamera extends Stage {
   connectedCallback() {
     if (this.childElementCount) return;
     const keys = Object.entries(JSON.parse(this.dataset.keys));
-    const buttons = keys.map(([key, word]) => `<button class="key" data-key="${key}">${word}</button>`);
+    const buttons = keys.map(([key, word]) => `<button data-key="${key}">${word}</button>`);
     this.innerHTML = `${this.stage("The camera of this machine", "Look")}<div class="keys">${buttons.join("")}</div>`;
     this.viewer = Math.random().toString(36).slice(2);
     this.number = 0;

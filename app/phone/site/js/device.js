@@ -23,10 +23,6 @@ export class WakeLock {
     await this.#lock?.release().catch(() => {});
     this.#lock = on ? ((await navigator.wakeLock?.request("screen").catch(() => null)) ?? null) : null;
   }
-
-  get held() {
-    return this.#lock !== null && !this.#lock.released;
-  }
 }
 
 /** Show the button once the browser offers installation, and pass the offer on when it is pressed. */
