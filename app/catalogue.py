@@ -55,7 +55,7 @@ def markdown(cards: Sequence[Card]) -> str:
             "times faster", "peak MB", "file MB")  # fmt: skip
     rows = [head, ("---",) * len(head), *map(_figures, cards)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", *dict.fromkeys(note for told in cards for note in _notes(told))])
+    return "\n".join([*lines, "", *_shared_notes(cards)])
 
 
 def rewrite(page: Path, text: str) -> None:
@@ -95,6 +95,15 @@ def _ours_bold(rows: dict[tuple[int, str], Any], key: str, digits: str, threads:
     found = [rows.get((threads, name)) for name in VARIANTS]
     *others, own = ["-" if row is None else format(row[key], digits) for row in found]
     return " / ".join([*others, f"**{own}**"])
+
+
+def _shared_notes(cards: Sequence[Card]) -> list[str]:
+    """Say each note once, and of which models it is if not of all."""
+    notes: dict[str, list[str]] = {}
+    for told in cards:
+        for note in _notes(told):
+            notes.setdefault(note, []).append(told.name)
+    return [note if len(names) == len(cards) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
 
 
 def _notes(told: Card) -> list[str]:
