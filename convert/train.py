@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the pictures, instead of the recipe's")
     parser.add_argument("--lr", type=float, help="learning rate of the last layers, instead of the recipe's")
     add_size(parser, "the recipe's")
+    parser.add_argument("--activation", choices=("gelu", "relu"), help="in the MLP, instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn by chance (default 0)")
     parser.add_argument(
         "--quantize", type=Path, metavar="CHECKPOINT", help="fine-tune this trained checkpoint for int8 instead"
@@ -49,6 +50,8 @@ def main(args: argparse.Namespace) -> int:
         from convert import qat
 
         return qat.main(args, recipe)
+    if args.activation:
+        recipe = replace(recipe, network=recipe.network | {"activation": args.activation})
     config = _config(recipe, args.size)
     try:
         kept = train(recipe, args.data, args.output, config, settings, args.init, args.seed, args.resume)
@@ -228,9 +231,8 @@ class Run:
         sources = [source.images for source in self.recipe.train]
         size = f"{self.config.height}x{self.config.width}"
         command = f"python -m convert train {self.recipe.name} --data DATA --epochs {self.settings.epochs}"
-        command += f" --lr {self.settings.lr} --size {size} --seed {self.seed}" + (
-            f" --init {self.init}" if self.init else ""
-        )
+        command += f" --lr {self.settings.lr} --size {size} --activation {self.config.activation} --seed {self.seed}"
+        command += f" --init {self.init}" if self.init else ""
         return {
             "recipe": self.recipe.name,
             "data": self.recipe.data,

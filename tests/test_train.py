@@ -144,12 +144,13 @@ def test_training_starts_from_a_checkpoint_of_another_size(folder: Path) -> None
     config = preset("tiny", 2, height=32, width=32, activation="relu", depth=1)
     small = Checkpoint(network.fresh(config), config, recipe.classes, {"commands": ["how small.npz was made"]})
     small.save(folder / "small.npz")
-    run(folder, "--epochs", "1", "--size", "48x32", "--init", str(folder / "small.npz"), output="tall.npz")
+    words = ("--size", "48x32", "--activation", "gelu", "--init", str(folder / "small.npz"))
+    run(folder, "--epochs", "1", *words, output="tall.npz")
     tall = Checkpoint.load(folder / "tall.npz")
     assert (tall.config.height, tall.config.width) == (48, 32)
     assert tall.training["init"] == "small.npz"
     first, second = tall.training["commands"]  # of both, so that a card tells the whole way
-    assert first == "how small.npz was made" and "--size 48x32" in second
+    assert first == "how small.npz was made" and "--size 48x32 --activation gelu" in second
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
