@@ -116,8 +116,9 @@ def _notes(told: Card) -> list[str]:
         notes.append(
             f"Speed and memory of the network alone on {speed['device']}, {speed['runtime']}, by "
             f"`python run_demo.py benchmark{options} --record`{meaning}."
-            f"{' The machine was noisy.' * speed['noise']['noisy']}"
         )
+        if speed["noise"]["noisy"]:
+            notes.append("The machine was noisy meanwhile: the ratios, taken pair by pair, say more than milliseconds.")
     if scores:
         notes.append(f"mIoU on {scores['images']} pictures of {scores['data']}, by `python -m convert evaluate`.")
     return notes
