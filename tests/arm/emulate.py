@@ -28,7 +28,7 @@ from models import Frame, Segmenter, UserError, names, preprocess, resolve
 from tests.arm import debian
 
 PROJECT = Path(__file__).parents[2]
-ALIKE = 0.85  # of the pixels, between runtimes that round differently: on a clip without streets, a street model guesses
+ALIKE = 0.85  # of the pixels, between runtimes that round differently: without a street, a street model guesses
 TAGS = ("manylinux2014", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34")
 OLD = ("tflite-runtime==2.14.0", "numpy<2")
 # Every wheel of OpenCV and LiteRT needs the C++ library, which Debian's smallest Python does not bring.
