@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
 
 from app import run
@@ -14,7 +15,7 @@ from app.modes import View
 from app.overlay import Painter
 from models import DEFAULT
 
-SIZE, EVERY, COLORS = (480, 360), 3, 96  # one frame in three, 8.3 a second: small enough for a page
+SIZE, EVERY, COLORS = (480, 360), 3, 128  # one frame in three, 8.3 a second: small enough for a page
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
         if result.index % EVERY == 0:
             small = cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA)
             pictures.append(Image.fromarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB)))
-    palette = pictures[len(pictures) // 2].quantize(COLORS)
+    sheet = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures[::8]]))  # all scenes
+    palette = sheet.quantize(COLORS)
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
     first.save(target, save_all=True, append_images=others, duration=1000 * EVERY // 25, loop=0, optimize=True)
     print(f"{target}: {len(pictures)} frames, {target.stat().st_size / 1e6:.2f} MB")
