@@ -128,7 +128,7 @@ class IntegerOps(Builtins):
             self._of_mean_square(name, "rms", x, lambda mean: np.sqrt(mean + epsilon)),
             self._embedding(f"{name}/bias"),
         )
-        biases = self.graph.add("MUL", factors, f"{name}/biases", x.shape, **self._range(f"{name}/biases", 0.0))
+        biases = self._multiply(f"{name}/biases", *factors, **self._range(f"{name}/biases", 0.0))
         added = self.add(f"{name}/offsets", biases, offsets)
         return self.graph.add("ADD", (gained, added), BEST, x.shape, **self._range(BEST, 0.0))
 

@@ -28,9 +28,9 @@ class Builtins:
         return self.graph.add("RESHAPE", (x, target), f"{x.name}/reshaped", shape, x.dtype, x.scale, x.zero_point)
 
     def _multiply(self, name: str, x: Tensor, y: Tensor, scale: float, zero_point: int = 0) -> Tensor:
-        """x y in int8, y of x's shape or with dimensions of 1; no product lies on the edge between two results."""
-        scale = _without_ties(x, y, scale)
-        return self.graph.add("MUL", (x, y), name, x.shape, scale=scale, zero_point=zero_point)
+        """x y in int8, broadcast; no product lies on the edge between two results."""
+        shape, scale = np.broadcast_shapes(x.shape, y.shape), _without_ties(x, y, scale)
+        return self.graph.add("MUL", (x, y), name, shape, scale=scale, zero_point=zero_point)
 
     def _product(
         self, name: str, x: Tensor, weights: Tensor, bias: Tensor, scale: float, zero_point: int = 0, **options: Any
