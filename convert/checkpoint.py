@@ -10,10 +10,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from convert.resize import resize_patch, resize_positions, resize_sub_patches
 from models import ClassInfo, UserError
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -224,15 +224,18 @@ class Checkpoint:
         loaded = cls(floats, config, classes, meta.get("training", {}))
         return loaded.resized(*size) if size else loaded
 
-    def resized(self, height: int, width: int, stride: int | None = None) -> "Checkpoint":
+    def resized(self, height: int, width: int, patch: int | None = None, stride: int | None = None) -> "Checkpoint":
         """Return the network for another input size, its position embedding resized bicubically.
 
-        Another stride resizes what a patch says of its sub-patches, linearly: a start to train from.
+        Another patch or stride resizes what stands for pixels and sub-patches, too: a start to train from.
         """
-        config = replace(self.config, height=height, width=width, stride=stride or self.config.stride)
-        arrays = {**self.arrays, "position": resize_positions(self.arrays["position"], self.config.grid, config.grid)}
-        if config.stride != self.config.stride:
-            arrays["head/patch/kernel"] = _resize_sub_patches(arrays["head/patch/kernel"], self.config.sub, config.sub)
+        old, arrays = self.config, dict(self.arrays)
+        config = replace(old, height=height, width=width, patch=patch or old.patch, stride=stride or old.stride)
+        arrays["position"] = resize_positions(arrays["position"], old.grid, config.grid)
+        if config.patch != old.patch:
+            arrays["patch/kernel"] = resize_patch(arrays["patch/kernel"], config.patch)
+        if config.sub != old.sub:
+            arrays["head/patch/kernel"] = resize_sub_patches(arrays["head/patch/kernel"], old.sub, config.sub)
         return replace(self, arrays=arrays, config=config)
 
     def save(self, path: str | Path) -> None:
@@ -259,29 +262,6 @@ def check(arrays: Mapping[str, NDArray[Any]], shapes: Shapes, source: str | Path
     extra = [name for name in arrays if name not in shapes]
     if extra:
         raise UserError(f"{source} has '{extra[0]}', which the network does not: give a file of the network it is for.")
-
-
-def resize_positions(
-    position: NDArray[Any], old: tuple[int, int], new: tuple[int, int], interpolation: int = cv2.INTER_CUBIC
-) -> NDArray[np.float32]:
-    """Resize an embedding of the old grid's positions, [rows * columns, D], to the new one's."""
-    grid = position.astype(np.float32).reshape(*old, -1)
-    if old == new:
-        return grid.reshape(old[0] * old[1], -1)
-    # One channel at a time: OpenCV takes at most 512 in one picture
-    channels = [
-        cv2.resize(np.ascontiguousarray(channel), new[::-1], interpolation=interpolation)
-        for channel in np.moveaxis(grid, -1, 0)
-    ]
-    return np.stack(channels, axis=-1).reshape(new[0] * new[1], -1).astype(np.float32)
-
-
-def _resize_sub_patches(kernel: NDArray[Any], old: int, new: int) -> NDArray[np.float32]:
-    """Resize [D, old² M] to [D, new² M], for each of the M dimensions a picture of old x old sub-patches."""
-    dim = kernel.shape[0]
-    pictures = kernel.reshape(dim, old * old, -1).swapaxes(0, 1).reshape(old * old, -1)
-    resized = resize_positions(pictures, (old, old), (new, new), cv2.INTER_LINEAR)
-    return resized.reshape(new * new, dim, -1).swapaxes(0, 1).reshape(dim, -1)
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from convert import checkpoint
-from convert.checkpoint import Arrays, Checkpoint, Config, resize_positions
+from convert.checkpoint import Arrays, Checkpoint, Config
+from convert.resize import resize_patch, resize_positions
 from convert.segm import BLOCK
 from models import UserError
 
@@ -183,14 +184,14 @@ def initial(config: Config, path: str | Path, seed: int = 0) -> Arrays:
 
     From a classifier comes the encoder; its class token, with that token's position, and its classification head
     are dropped, the decoder is fresh. From a checkpoint comes all of it, but the class embeddings only if their
-    number is the same. Position embeddings and sub-patches are resized to the input size and the stride.
+    number is the same. Position embeddings, patches and sub-patches are resized to the input, the patch and the stride.
 
     Raises:
         UserError: not such a file, or an array in it is missing, too many or of another shape, which is named.
     """
     if "meta" in (read := checkpoint.read_arrays(path)):
         saved = Checkpoint.load(path)
-        found = saved.resized(config.height, config.width, config.stride).arrays
+        found = saved.resized(config.height, config.width, config.patch, config.stride).arrays
         if saved.config.classes != config.classes:
             found["decoder/classes"] = fresh(config, seed)["decoder/classes"]
         checkpoint.check(found, config.shapes(), path)
@@ -205,18 +206,18 @@ def _from_timm(config: Config, read: dict[str, NDArray[Any]], path: str | Path) 
     names["patch_embed.proj.bias"] = "patch/bias"
     for index in range(config.depth):
         names |= {f"blocks.{index}.{theirs}": f"encoder/{index}/{name}" for theirs, name in BLOCK.items()}
-    side = _source_grid(read, path)
+    side, patch = _source_grid(read, path), read.get("patch_embed.proj.weight", np.empty(config.patch)).shape[-1]
     labels = read["head.bias"].shape[0] if "head.bias" in read else 0
     expected = {theirs: ours[name][::-1] for theirs, name in names.items()} | {
         "cls_token": (1, 1, config.dim),
         "pos_embed": (1, 1 + side * side, config.dim),
-        "patch_embed.proj.weight": (config.dim, 3, config.patch, config.patch),
+        "patch_embed.proj.weight": (config.dim, 3, patch, patch),
         "head.weight": (labels, config.dim),
         "head.bias": (labels,),
     }
     checkpoint.check(read, expected, path)
     found = {name: read[theirs].T.astype(np.float32) for theirs, name in names.items()}
-    found["patch/kernel"] = read["patch_embed.proj.weight"].transpose(2, 3, 1, 0).astype(np.float32)
+    found["patch/kernel"] = resize_patch(read["patch_embed.proj.weight"].transpose(2, 3, 1, 0), config.patch)
     found["position"] = resize_positions(read["pos_embed"][0, 1:], (side, side), config.grid)
     return found
 

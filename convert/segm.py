@@ -15,7 +15,8 @@ import yaml
 from numpy.typing import NDArray
 
 from convert import pth
-from convert.checkpoint import Arrays, Checkpoint, Config, Shapes, check, resize_positions
+from convert.checkpoint import Arrays, Checkpoint, Config, Shapes, check
+from convert.resize import resize_positions
 from models import ClassInfo, UserError
 
 # Mean and standard deviation that a picture in 0..1 was normalised with, as `normalization` in variant.yml names them

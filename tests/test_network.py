@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import erf, prod
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -329,6 +330,26 @@ def test_positions_are_resized_as_a_picture() -> None:
     model = network.build(larger)
     network.assign(model, grown)
     assert model.predict_on_batch(pictures(larger)).shape == (2, 16, 24, 3)
+
+
+def test_larger_patches_do_with_a_picture_what_smaller_ones_do_with_it_resized() -> None:
+    config, larger = tiny(), tiny(height=40, width=60, patch=20, stride=5)
+    weights = noisy(config)
+    models = [network.build(each) for each in (config, larger)]
+    network.assign(models[0], weights)
+    network.assign(models[1], Checkpoint(weights, config, CLASSES).resized(40, 60, 20, 5).arrays)
+    large = pictures(larger)
+    small = np.stack([cv2.resize(picture, (48, 32), interpolation=cv2.INTER_AREA) for picture in large])
+    ours, theirs = models[1].predict_on_batch(large), models[0].predict_on_batch(small)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_classifier_serves_other_patches(tmp_path: Path) -> None:
+    config = tiny(height=60, width=60, patch=20)
+    timm = timm_file(tmp_path / "vit.npz", config)
+    ours = network.initial(config, tmp_path / "vit.npz")
+    sums = timm["patch_embed.proj.weight"].sum(axis=(2, 3), dtype=np.float64)
+    np.testing.assert_allclose(ours["patch/kernel"].sum(axis=(0, 1)), sums.T, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.skipif(not VIT_TINY.is_file(), reason="the shared ViT-Tiny weights are not here")
