@@ -31,6 +31,8 @@ BEST = "head/best"
 BIAS_LIMIT = 2.0**30  # of an int32 bias: as much is left for the sum it is added to
 # Straight lines that stand for 1/sqrt in a norm: as many as XNNPACK computes at once.
 KNOTS = 16
+# Bytes of one id in a row -> the factor that repeats it, and the integer that has so many bytes
+PACKED: dict[int, tuple[int, type[np.generic]]] = {2: (0x0101, np.int16), 4: (0x01010101, np.int32)}
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -305,14 +307,15 @@ class IntegerOps(Builtins):
     def _bytes(self, ids: Tensor, repeat: int) -> Tensor:
         """int32 [h, 1, w] -> uint8 [h, 1, w repeat], each id `repeat` times along its row.
 
-        Four times is one multiplication: an int32 of id * 0x01010101, read as bytes, is the id four times over.
+        Two or four times is one multiplication: id * 0x0101, read as bytes, is the id twice.
         """
         add, (height, _, width) = self.graph.add, ids.shape
-        if repeat == 4 and self.config.classes <= 128:  # the product must fit into int32
-            four = self._shared("0x01010101", np.array([0x01010101], np.int32))
-            packed = add("MUL", (ids, four), "ids/packed", ids.shape, np.int32)
-            shape = (height, 1, width, 4)
-            ids = add("BITCAST", (packed,), "ids/bytes", shape, np.uint8)
+        if repeat in PACKED and self.config.classes <= 128:  # the product must fit
+            factor, dtype = PACKED[repeat]
+            times = self._shared(f"{factor:#010x}", np.array([factor], np.int32))
+            packed = add("MUL", (ids, times), "ids/packed", ids.shape, np.int32)
+            packed = packed if dtype is np.int32 else self._cast(packed, dtype, "ids/narrow")
+            ids = add("BITCAST", (packed,), "ids/bytes", (height, 1, width, repeat), np.uint8)
         else:
             ids = self._cast(ids, np.uint8, "ids/bytes")
             ids = self._repeat(self.reshape(ids, (height * width, 1)), repeat)

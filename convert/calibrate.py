@@ -65,7 +65,14 @@ class Levers:
 
 
 def rotated(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed: int = 0) -> Folded:
-    """Fold a network so that the largest tokens of its residual streams have channels of like size.
+    """Fold a network with the `rotations` of these pictures."""
+    return fold(checkpoint, seed=seed, streams=rotations(checkpoint, pictures, seed))
+
+
+def rotations(
+    checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return rotations of encoder and decoder that give the largest tokens channels of like size.
 
     A ViT's late blocks hold a few tokens forty times larger than the rest, nearly all in one direction (registers,
     Darcet et al., 2023), and the largest of their channels sets the stream's scale. Principal directions, turned by a
@@ -73,7 +80,7 @@ def rotated(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed:
 
     Args:
         checkpoint: the trained network.
-        pictures: 1xHxWx3 uint8 RGB, those it will be calibrated with.
+        pictures: 1xHxWx3 uint8 RGB at its input size, those it will be calibrated with.
         seed: of the matrices' signs, and of the rotations inside the heads.
     """
     config, plain = checkpoint.config, fold(checkpoint, rotate=False)
@@ -88,7 +95,7 @@ def rotated(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], seed:
         floats.scores(plain, config, pixels, watch)
     rng = np.random.default_rng(seed)
     encoder, decoder = (np.linalg.eigh(moment)[1] @ orthogonal(config.dim, rng) for moment in moments.values())
-    return fold(checkpoint, seed=seed, streams=(encoder, decoder))
+    return encoder, decoder
 
 
 class _SurveyOps(floats.FloatOps):

@@ -20,6 +20,18 @@ def test_frames_turn_from_bgr_to_rgb_and_are_stretched() -> None:
     assert pixels[0, 5, 60].tolist() == [0, 0, 0]
 
 
+def test_large_frames_are_halved_first_and_hardly_differ() -> None:
+    rng = np.random.default_rng(0)
+    frame = cv2.resize(rng.integers(0, 256, (48, 64, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    once = cv2.resize(frame, (272, 224), interpolation=cv2.INTER_AREA)[..., ::-1]
+    halved = preprocess(frame, 224, 272)[0]
+    assert 0 < np.abs(halved.astype(int) - once).mean() < 2
+    exact = cv2.resize(frame, (320, 240), interpolation=cv2.INTER_AREA)[..., ::-1]
+    np.testing.assert_array_equal(preprocess(frame, 240, 320)[0], exact)
+    odd = frame[:479]  # cannot be halved
+    np.testing.assert_array_equal(preprocess(odd, 224, 272)[0], cv2.resize(odd, (272, 224), interpolation=3)[..., ::-1])
+
+
 def test_restoring_gives_each_pixel_the_cell_of_its_centre() -> None:
     cells = np.arange(6, dtype=np.uint8).reshape(2, 3)
     np.testing.assert_array_equal(restore(cells, 4, 9), cells.repeat(2, 0).repeat(3, 1))

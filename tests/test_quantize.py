@@ -61,6 +61,33 @@ def test_no_product_lies_where_x86_and_arm_round_apart(converted: tuple[Checkpoi
                 assert np.abs(within % 1 - 0.5).min() > 1e-6, f"{each.output.name} in {path.name}"
 
 
+def test_files_of_other_sizes_share_the_kernels(converted: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    def kernels(path: Path) -> dict[str, np.ndarray]:
+        found = {}
+        for operator in flatbuffer.unpack(path.read_bytes()).operators:
+            for tensor in filter(None, operator.inputs):
+                if tensor.data is not None and tensor.name.endswith("/kernel"):
+                    found[tensor.name] = tensor.data
+        return found
+
+    wide = quantize(tmp_path, "--size", "64x96")[1]
+    assert Segmenter(wide, threads=1).width == 96
+    first, second = kernels(converted[1]), kernels(wide)
+    assert len(first) > 10 and first.keys() == second.keys()
+    for name, kernel in first.items():
+        np.testing.assert_array_equal(kernel, second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_class_maps_are_as_large_as_the_input_at_every_stride(stride: int, tmp_path: Path) -> None:
+    model = Segmenter(quantize(tmp_path, stride=stride)[1], threads=1)  # read whole: the next one takes its place
+    cells = quantize(tmp_path, "--grid", stride=stride)[1]
+    for pixels in draw_pictures([tmp_path / "pictures"], 4, 64, 64):
+        small = Segmenter(cells, threads=1).infer(pixels)
+        assert small.shape == (64 // stride, 64 // stride)
+        np.testing.assert_array_equal(model.infer(pixels), small.repeat(stride, 0).repeat(stride, 1))
+
+
 def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, Path]) -> None:
     checkpoint, file = converted
     model, folded = Segmenter(file, threads=1), fold(checkpoint)

@@ -2,15 +2,19 @@
 
 /**
  * Stretch a picture to the input size, each pixel the mean of those it covers: OpenCV's INTER_AREA, as in Python.
+ * There, too, a picture is halved as long as it stays large enough.
  *
  * @param {Uint8ClampedArray} rgba width x height x 4
  * @returns {Uint8Array} outHeight x outWidth x 3, RGB
  */
 export function shrink(rgba, width, height, outWidth, outHeight) {
+  while (width >= 2 * outWidth && height >= 2 * outHeight && width % 2 === 0 && height % 2 === 0) {
+    rgba = halve(rgba, width, height);
+    width /= 2;
+    height /= 2;
+  }
   const across = spans(width, outWidth);
   const down = spans(height, outHeight);
-  // OpenCV has a way of its own for exact halves, which rounds differently
-  const round = width === 2 * outWidth && height === 2 * outHeight ? halfUp : halfToEven;
   const row = new Float32Array(outWidth * 3);
   const sum = new Float32Array(outWidth * 3);
   const out = new Uint8Array(outWidth * outHeight * 3);
@@ -22,7 +26,22 @@ export function shrink(rgba, width, height, outWidth, outHeight) {
       const weight = down.weight[k];
       for (let i = 0; i < row.length; i++) sum[i] += weight * row[i];
     }
-    for (let i = 0, o = y * sum.length; i < sum.length; i++) out[o + i] = round(sum[i]);
+    for (let i = 0, o = y * sum.length; i < sum.length; i++) out[o + i] = halfToEven(sum[i]);
+  }
+  return out;
+}
+
+/** Half as wide and high, RGBA; OpenCV rounds halves up here. */
+function halve(rgba, width, height) {
+  const stride = width * 4;
+  const out = new Uint8ClampedArray(rgba.length / 4);
+  for (let y = 0, o = 0; y < height; y += 2) {
+    for (let i = y * stride; i < (y + 1) * stride; i += 8) {
+      for (let c = 0; c < 4; c++, o++) {
+        const k = i + c;
+        out[o] = (rgba[k] + rgba[k + 4] + rgba[k + stride] + rgba[k + stride + 4] + 2) >> 2;
+      }
+    }
   }
   return out;
 }
@@ -58,10 +77,6 @@ function spans(from, to) {
     start.push(index.length);
   }
   return { start: Int32Array.from(start), index: Int32Array.from(index), weight: Float32Array.from(weight) };
-}
-
-function halfUp(value) {
-  return Math.floor(value + 0.5);
 }
 
 function halfToEven(value) {
