@@ -165,7 +165,7 @@ class Bench:
         config = self.checkpoint.config
         if config.precise and variant.operators != "table":
             return False
-        if variant.operators == "lambda-shift" and config.activation != "gelu":
+        if variant.operators == "lambda-shift" and config.activation == "relu":
             return False
         return not (variant.per_patch and config.sub == 1)
 

@@ -18,14 +18,14 @@ from convert.forward import segmenter
 from convert.graph import Graph, Tensor, constant
 from convert.quantised import Quantised
 
-ACTIVATIONS = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
+FUSED = {None: 0, "relu": 1}  # ActivationFunctionType of the schema
 
 # exp(d) for d in [EXP_FLOOR, 0]: below, exp(d) rounds to 0 of 255.
 EXP_FLOOR = -6.3
 # Row sums are measured with three rulers at once, for sums up to 4, up to 32 and up to the number of tokens.
 RULERS = (4.0, 32.0)
-# GELU is at least -0.17, and below -3.5 within 0.001 of 0.
-GELU_LOWEST, GELU_FLOOR = -0.17, -3.5
+# The least value of an activation, and the argument below which it is within 0.001 (0.015) of 0
+LOWEST = {"gelu": (-0.17, -3.5), "silu": (-0.28, -6.0)}
 # The result of which only each row's largest value counts. It is never negative, so those below 0 may saturate.
 BEST = "head/best"
 BIAS_LIMIT = 2.0**30  # of an int32 bias: as much is left for the sum it is added to
@@ -181,16 +181,20 @@ class IntegerOps(Builtins):
     def linear(self, name: str, x: Tensor, activation: str | None = None, result: str = "") -> Tensor:
         result = result or name
         inputs = (x, *self._weights(name, x.step))
-        before = f"{result}/before" if activation == "gelu" else result
+        if activation in LOWEST:
+            before = f"{result}/before"
+            return self.smooth(result, self._product(before, *inputs, **self._range(before, LOWEST[activation][1])))
         # Half of a symmetric range would stay empty
-        lowest = 0.0 if activation == "relu" or result == BEST else GELU_FLOOR if activation == "gelu" else None
-        fused = ACTIVATIONS["relu" if activation == "relu" else None]
-        y = self._product(before, *inputs, **self._range(before, lowest), fusedActivationFunction=fused)
-        return self.gelu(result, y) if activation == "gelu" else y
+        lowest = 0.0 if activation == "relu" or result == BEST else None
+        return self._product(result, *inputs, **self._range(result, lowest), fusedActivationFunction=FUSED[activation])
 
-    def gelu(self, name: str, y: Tensor) -> Tensor:
-        """TFLite tabulates the exact function for int8."""
-        return self.graph.add("GELU", (y,), name, y.shape, **self._range(name, GELU_LOWEST))
+    def smooth(self, name: str, y: Tensor) -> Tensor:
+        """GELU is a table of TFLite's own, on one thread; SiLU is y sigmoid(y), and XNNPACK takes both parts of it."""
+        span = self._range(name, LOWEST[self.config.activation][0])
+        if self.config.activation == "gelu":
+            return self.graph.add("GELU", (y,), name, y.shape, **span)
+        gate = self.graph.add("LOGISTIC", (y,), f"{name}/gate", y.shape, scale=1 / 256, zero_point=-128)
+        return self._multiply(name, y, gate, **span)
 
     def _range(self, name: str, lowest: float | None = None) -> dict[str, Any]:
         """Return scale and zero point of a result: symmetric, or from `lowest` <= 0 to its limit."""

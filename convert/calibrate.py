@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import floats, rounding
-from convert.build import BEST, EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
+from convert.build import BEST, EXP_FLOOR, LOWEST
 from convert.checkpoint import Checkpoint, Config
 from convert.fold import Folded, fold, orthogonal
 from convert.forward import segmenter
@@ -168,7 +168,7 @@ def calibrate(
     for pixels in tqdm(pictures, "calibrating", unit="pictures", leave=False):
         floats.scores(folded, config, pixels, watch)
     ranges = tqdm(kept.items(), "ranges", unit="tensors", leave=False)
-    return {name: _limit(name, np.concatenate(samples), levers) for name, samples in ranges}
+    return {name: _limit(name, np.concatenate(samples), levers, config.activation) for name, samples in ranges}
 
 
 def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
@@ -188,7 +188,7 @@ def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:
     return np.concatenate([rng.choice(values, min(KEPT, values.size)), extremes])
 
 
-def _limit(name: str, values: Sample, levers: Levers) -> float:
+def _limit(name: str, values: Sample, levers: Levers, activation: str) -> float:
     last = name.rsplit("/", 1)[-1]
     if last == "sums":
         return float(values.min()) / HEADROOM
@@ -203,7 +203,7 @@ def _limit(name: str, values: Sample, levers: Levers) -> float:
         return _best_limit(values, levels, _token_error)
     if last == "squares":
         return _best_limit(values, levels, _sum_error)
-    for part, lowest in {"before": GELU_FLOOR, "fc1": GELU_LOWEST}.items():
+    for part, lowest in zip(("fc1", "before"), LOWEST.get(activation, ()), strict=False):
         if last == part and values.min() < 0:
             shifted = np.maximum(values, np.float32(lowest)) - np.float32(lowest)
             limit = clip_limit(shifted, levers.levels(name, signed=False)) + lowest

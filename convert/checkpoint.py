@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from convert.resize import resize_patch, resize_positions, resize_sub_patches
 from models import ClassInfo, UserError
 
+ACTIVATIONS = ("gelu", "silu", "relu")
 Arrays = dict[str, NDArray[np.float32]]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -41,7 +42,7 @@ class Config:
     depth: int = 12
     heads: int = 3
     mlp_ratio: int = 4
-    activation: str = "gelu"  # or "relu"; "gelu" is the exact one, by erf
+    activation: str = "gelu"  # the exact one, by erf; or "silu", x sigmoid(x), or "relu"
     decoder_depth: int = 2
     stride: int = 4
     mask_dim: int = 64
@@ -65,7 +66,7 @@ class Config:
             ),
             f"patch ({self.patch}) must be a multiple of stride ({self.stride})": self.patch % self.stride == 0,
             f"dim ({self.dim}) must be a multiple of heads ({self.heads})": self.dim % self.heads == 0,
-            f"activation must be relu or gelu, not '{self.activation}'": self.activation in ("relu", "gelu"),
+            f"activation must be {' or '.join(ACTIVATIONS)}, not '{self.activation}'": self.activation in ACTIVATIONS,
             f"decoder must be mask or linear, not '{self.decoder}'": self.decoder in ("mask", "linear"),
             "a linear decoder has one score per patch and class: stride = patch, no blocks, no norms": (
                 self.decoder == "mask"

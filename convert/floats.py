@@ -26,6 +26,15 @@ def gelu(x: Array) -> Array:
     return np.asarray(x * np.interp(x, _GRID, _NORMAL), np.float32)
 
 
+def silu(x: Array) -> Array:
+    """Return x sigmoid(x)."""
+    return np.asarray(x / (1 + np.exp(-x)), np.float32)
+
+
+SMOOTH = {"gelu": gelu, "silu": silu}  # activations that are more than saturation: a step of their own
+SIGMOID = 1.702  # x Φ(x) is about x sigmoid(1.702 x) (Hendrycks and Gimpel, 2016)
+
+
 class FloatOps:
     """The steps of `convert/forward.py` in NumPy float32; `watch(name, values)` sees every named result."""
 
@@ -68,8 +77,10 @@ class FloatOps:
 
     def linear(self, name: str, x: Array, activation: str | None = None, result: str = "") -> Array:
         result = result or name
-        y = self._seen(f"{result}/before" if activation == "gelu" else result, self._affine(name, x, activation))
-        return self._seen(result, gelu(y)) if activation == "gelu" else y
+        y = self._affine(name, x, activation)
+        if activation not in SMOOTH:
+            return self._seen(result, y)
+        return self._seen(result, SMOOTH[activation](self._seen(f"{result}/before", y)))
 
     def _affine(self, name: str, x: Array, activation: str | None) -> Array:
         y = x @ self.arrays[f"{name}/kernel"] + self.arrays[f"{name}/bias"]

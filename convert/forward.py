@@ -29,7 +29,7 @@ class Ops(Protocol):
         """Divide each token by its root mean square over channels."""
 
     def linear(self, name: str, x: Value, activation: str | None = None, result: str = "") -> Value:
-        """x W + b over the last axis, then "relu", "gelu" or nothing; W and b of `name`, the range of `result`."""
+        """x W + b over the last axis, then an activation or nothing; W and b of `name`, the range of `result`."""
 
     def heads(self, qkv: Value) -> tuple[Value, Value, Value]:
         """1xNx3D -> queries, keys and values, each 1xheadsxNxhead_dim."""

@@ -4,7 +4,7 @@ The network is a function of its named arrays (`Config.shapes`), so what is trai
 exported has the same names everywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from convert import checkpoint
 from convert.checkpoint import Arrays, Checkpoint, Config
+from convert.floats import SIGMOID
 from convert.resize import resize_patch, resize_positions
 from convert.segm import BLOCK
 from models import UserError
 
 Tensor = Any  # a tensor of whichever backend Keras runs on
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda x: ops.gelu(x, approximate=False), "silu": ops.silu, "relu": ops.relu
+}  # fmt: skip
 
 
 def build(config: Config, drop_path: float = 0.0, seed: int = 0) -> keras.Model:
@@ -110,7 +114,7 @@ class Segmenter(keras.layers.Layer):  # type: ignore[misc]
         """Pre-norm transformer block (Dosovitskiy et al., 2021)."""
         x = x + self._skip(self._attention(name, self._norm(f"{name}/norm1", x, epsilon)), drop)
         hidden = self._dense(f"{name}/fc1", self._norm(f"{name}/norm2", x, epsilon))
-        hidden = ops.relu(hidden) if self.config.activation == "relu" else ops.gelu(hidden, approximate=False)
+        hidden = ACTIVATIONS[self.config.activation](hidden)
         return x + self._skip(self._dense(f"{name}/fc2", hidden), drop)
 
     def _attention(self, name: str, x: Tensor) -> Tensor:
@@ -185,6 +189,7 @@ def initial(config: Config, path: str | Path, seed: int = 0) -> Arrays:
     From a classifier comes the encoder; its class token, with that token's position, and its classification head
     are dropped, the decoder is fresh. From a checkpoint comes all of it, but the class embeddings only if their
     number is the same. Position embeddings, patches and sub-patches are resized to the input, the patch and the stride.
+    A network with SiLU starts as the one with GELU that it is nearly the same as.
 
     Raises:
         UserError: not such a file, or an array in it is missing, too many or of another shape, which is named.
@@ -192,11 +197,22 @@ def initial(config: Config, path: str | Path, seed: int = 0) -> Arrays:
     if "meta" in (read := checkpoint.read_arrays(path)):
         saved = Checkpoint.load(path)
         found = saved.resized(config.height, config.width, config.patch, config.stride).arrays
+        if (saved.config.activation, config.activation) == ("gelu", "silu"):
+            found = _gelu_as_silu(found)
         if saved.config.classes != config.classes:
             found["decoder/classes"] = fresh(config, seed)["decoder/classes"]
         checkpoint.check(found, config.shapes(), path)
         return found
-    return fresh(config, seed) | _from_timm(config, read, path)
+    encoder = _from_timm(config, read, path)  # with GELU
+    return fresh(config, seed) | (_gelu_as_silu(encoder) if config.activation == "silu" else encoder)
+
+
+def _gelu_as_silu(arrays: Arrays) -> Arrays:
+    """x sigmoid(a x) = silu(a x) / a: what enters an MLP's activation grows by a, what reads it shrinks."""
+    factors = {"fc1/kernel": SIGMOID, "fc1/bias": SIGMOID, "fc2/kernel": 1 / SIGMOID}
+    return {
+        name: array * np.float32(factors.get("/".join(name.split("/")[-2:]), 1.0)) for name, array in arrays.items()
+    }
 
 
 def _from_timm(config: Config, read: dict[str, NDArray[Any]], path: str | Path) -> Arrays:

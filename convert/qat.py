@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convert import augment, calibrate, data, quantised
-from convert.build import EXP_FLOOR, GELU_FLOOR, GELU_LOWEST
+from convert.build import EXP_FLOOR, LOWEST
 from convert.checkpoint import Checkpoint, Config
 from convert.data import Recipe
 from convert.files import check_place
@@ -233,10 +233,14 @@ class RoundedOps:
         y = ops.matmul(x.values, self._kernel(name)) + self.arrays[f"{name}/bias"]
         if activation == "relu":
             return self._rounded(result or name, ops.relu(y), signed=False)
-        if activation != "gelu":
+        if activation is None:
             return self._rounded(result or name, y)
-        before = self._rounded(f"{result or name}/before", y, lowest=GELU_FLOOR)
-        return self._rounded(result or name, ops.gelu(before.values, approximate=False), lowest=GELU_LOWEST)
+        lowest, floor = LOWEST[activation]
+        before = self._rounded(f"{result or name}/before", y, lowest=floor).values
+        if activation == "gelu":
+            return self._rounded(result or name, ops.gelu(before, approximate=False), lowest=lowest)
+        gate = self._rounded("gate", ops.sigmoid(before), signed=False, limit=255 / 256).values
+        return self._rounded(result or name, before * gate, lowest=lowest)
 
     def heads(self, qkv: Result) -> tuple[Result, Result, Result]:
         split = (-1, qkv.values.shape[1], self.config.heads, self.config.head_dim)

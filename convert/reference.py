@@ -205,6 +205,10 @@ def _elu(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(x < 0, np.expm1(np.minimum(x, 0)), x)
 
 
+def _logistic(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.float32(1) / (np.float32(1) + np.exp(-x))
+
+
 def _space_to_depth(operator: Operator, x: NDArray[Any]) -> NDArray[Any]:
     size = operator.options["blockSize"]
     batch, height, width, channels = x.shape
@@ -233,6 +237,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "FULLY_CONNECTED": _fully_connected,
     "GATHER": _gather,
     "GELU": _table(gelu),
+    "LOGISTIC": _table(_logistic),
     "MEAN": _mean,
     "MAXIMUM": lambda operator, a, b: np.maximum(a, b),
     "MINIMUM": lambda operator, a, b: np.minimum(a, b),

@@ -21,12 +21,12 @@ from convert import floats
 from convert.build import BIAS_LIMIT, IntegerOps
 from convert.calibrate import SURVEYED
 from convert.checkpoint import Config
+from convert.floats import SIGMOID
 from convert.graph import Tensor, constant
 from convert.quantised import Quantised
 
 LARGEST = 2**31 - 1  # of int32
 SOFTMAX_BITS, GELU_BITS = 15, 23  # powers of two below 1 that ShiftExp tells apart (I-ViT's n)
-SIGMOID = 1.702  # GELU(x) is about x sigmoid(1.702 x)
 LAMBDA = 6.0  # lambda-ShiftGELU: where the sigmoid's argument is cut off
 SQUARE_ROOT_STEPS, SQUARE_ROOT_START = 10, 2**16  # I-ViT's Newton iteration
 COARSE = 5  # bits that a token too large for int32 squares loses
@@ -208,9 +208,9 @@ class ShiftOps(IntegerOps):
         name = f"{name}/attended"
         return self.graph.add("QUANTIZE", (whole,), name, whole.shape, scale=self.scale(name))
 
-    def gelu(self, name: str, y: Tensor) -> Tensor:
-        """x sigmoid(1.702 x), the sigmoid in 8 bits; 1.702 goes into the scale."""
-        step, name_s = SIGMOID * y.step, f"{name}/sigmoid"
+    def smooth(self, name: str, y: Tensor) -> Tensor:
+        """x sigmoid(1.702 x), or x sigmoid(x) for SiLU, the sigmoid in 8 bits; 1.702 goes into the scale."""
+        step, name_s = (SIGMOID if self.config.activation == "gelu" else 1.0) * y.step, f"{name}/sigmoid"
         x, largest = self._cast(y, np.int32, f"{name_s}/wide"), self._wide_largest(y, name_s)
         if self.cutoff < 127 * step:
             cutoff = int(self.cutoff / step)

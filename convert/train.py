@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert import augment, data
-from convert.checkpoint import Arrays, Checkpoint, Config, preset, read_arrays, write_arrays
+from convert.checkpoint import ACTIVATIONS, Arrays, Checkpoint, Config, preset, read_arrays, write_arrays
 from convert.data import Recipe, Sample, Scores
 from convert.files import add_size, check_place
 from convert.objective import Settings, cross_entropy, jaccard, optimizer
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, help="learning rate of the last layers, instead of the recipe's")
     add_size(parser, "the recipe's")
     parser.add_argument("--patch", type=int, help="pixels along one side of a patch, instead of the recipe's")
-    parser.add_argument("--activation", choices=("gelu", "relu"), help="in the MLP, instead of the recipe's")
+    parser.add_argument("--activation", choices=ACTIVATIONS, help="in the MLP, instead of the recipe's")
     parser.add_argument(
         "--teacher", type=Path, metavar="CHECKPOINT", help="learn half of every label from what this one sees there"
     )

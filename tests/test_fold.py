@@ -7,7 +7,7 @@ from convert import calibrate, floats, fold, network
 from tests import tiny
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 @pytest.mark.parametrize("rotate", [True, False])
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])  # a square and a rectangular grid
 def test_the_function_is_the_same_before_and_after(activation: str, rotate: bool, size: tuple[int, int]) -> None:

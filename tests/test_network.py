@@ -60,7 +60,8 @@ def reference(config: Config, a: dict[str, np.ndarray], picture: np.ndarray) -> 
         return dense(f"{name}/proj", np.concatenate(joined, axis=1))
 
     def active(x: np.ndarray) -> np.ndarray:
-        return np.maximum(x, 0) if config.activation == "relu" else x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2
+        smooth = {"gelu": lambda v: (1 + erf(v / np.sqrt(2))) / 2, "silu": lambda v: 1 / (1 + np.exp(-v))}
+        return x * np.vectorize(smooth.get(config.activation, lambda v: float(v > 0)))(x)
 
     def block(name: str, x: np.ndarray, epsilon: float) -> np.ndarray:
         x = x + attention(name, norm(f"{name}/norm1", x, epsilon))
@@ -100,6 +101,7 @@ def reference_head(config: Config, a: dict[str, np.ndarray], x: np.ndarray) -> n
     [
         {"activation": "gelu"},
         {"activation": "relu"},
+        {"activation": "silu"},
         {"height": 48, "width": 32},  # upright
         {"stride": 16},  # one logit a patch
         {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)},  # ImageNet's, a value for each colour
@@ -342,6 +344,24 @@ def test_larger_patches_do_with_a_picture_what_smaller_ones_do_with_it_resized()
     small = np.stack([cv2.resize(picture, (48, 32), interpolation=cv2.INTER_AREA) for picture in large])
     ours, theirs = models[1].predict_on_batch(large), models[0].predict_on_batch(small)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_network_with_gelu_starts_one_with_silu(tmp_path: Path) -> None:
+    gelu, silu = tiny(activation="gelu"), tiny(activation="silu")
+    Checkpoint(noisy(gelu), gelu, CLASSES).save(tmp_path / "gelu.npz")
+    models = [network.build(config) for config in (gelu, silu, silu)]
+    network.assign(models[0], noisy(gelu))
+    network.assign(models[1], network.initial(silu, tmp_path / "gelu.npz"))
+    network.assign(models[2], noisy(gelu))
+    truth, ours, plain = (model.predict_on_batch(pictures(gelu)) for model in models)
+    error, without = (np.sqrt(np.square(logits - truth).mean()) for logits in (ours, plain))
+    assert error < 0.1 * without and error < 0.05 * truth.std()
+
+    timm_file(tmp_path / "vit.npz", gelu)
+    first, second = (network.initial(config, tmp_path / "vit.npz") for config in (gelu, silu))
+    for name, factor in (("fc1/kernel", 1.702), ("fc1/bias", 1.702), ("fc2/kernel", 1 / 1.702), ("fc2/bias", 1)):
+        name = f"encoder/1/{name}"
+        np.testing.assert_allclose(second[name], factor * first[name], rtol=1e-6)
 
 
 def test_a_classifier_serves_other_patches(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests import tiny
 from tests.test_train import folder as labelled  # noqa: F401  (a fixture)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 def test_without_rounding_it_is_the_float_network(tmp_path: Path, activation: str) -> None:
     checkpoint = tiny.checkpoint(activation)
     folded, config = fold(checkpoint), checkpoint.config
@@ -30,7 +30,7 @@ def test_without_rounding_it_is_the_float_network(tmp_path: Path, activation: st
         np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 def test_rounded_it_gives_the_class_map_of_the_integer_file(tmp_path: Path, activation: str) -> None:
     checkpoint = tiny.checkpoint(activation)
     checkpoint.save(tmp_path / "tiny.npz")

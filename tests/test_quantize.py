@@ -22,6 +22,7 @@ from tests import tiny
 
 def quantize(folder: Path, *options: str, **network: object) -> tuple[Checkpoint, Path]:
     """Run the command on a tiny checkpoint and a few pictures."""
+    folder.mkdir(exist_ok=True)
     checkpoint = tiny.checkpoint(**network)  # type: ignore[arg-type]
     checkpoint.save(folder / "tiny.npz")
     pictures = tiny.pictures(folder / "pictures")
@@ -51,7 +52,8 @@ def test_every_fully_connected_has_a_bias(converted: tuple[Checkpoint, Path]) ->
 
 def test_no_product_lies_where_x86_and_arm_round_apart(converted: tuple[Checkpoint, Path], tmp_path: Path) -> None:
     imported = quantize(tmp_path, activation="gelu", stride=16, cosine=True, mask_norm=True, precise=True)[1]
-    for path in (converted[1], imported, *map(resolve, names())):
+    smooth = quantize(tmp_path / "silu", activation="silu")[1]
+    for path in (converted[1], imported, smooth, *map(resolve, names())):
         for each in flatbuffer.unpack(path.read_bytes()).operators:
             if each.kind == "MUL" and each.output.dtype == np.int8:
                 x, y = (each.operand(position) for position in (0, 1))
@@ -105,8 +107,9 @@ def test_class_maps_are_those_of_the_float_network(converted: tuple[Checkpoint, 
     "network",
     [
         {"activation": "gelu"},
+        {"activation": "silu"},
         {"height": 48, "width": 80},  # rectangular
-        {"stride": 8},  # two sub-patches a side: repeated by concatenation instead of by multiplication
+        {"stride": 8},  # eight pixels: repeated by concatenation instead of by multiplication
         {"stride": 16},  # one class for each patch, as in the original Segmenter
         {"stride": 2},
     ],

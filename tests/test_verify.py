@@ -91,6 +91,17 @@ def integer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quantize(tmp_path_factory.mktemp("integer"), activation="gelu")[1]
 
 
+def test_silu_is_as_the_arithmetic_says_and_xnnpack_takes_it(tmp_path: Path) -> None:
+    file = quantize(tmp_path, activation="silu")[1]
+    pictures = draw_pictures([tmp_path / "pictures"], 2, 64, 64)
+    found = proof.kernels(file, pictures)
+    assert not {kind: agreement for kind, agreement in found.items() if agreement.largest}
+    assert max(agreement.largest for agreement in proof.xnnpack(file, pictures).values()) <= 1
+    report = verify(file)
+    assert report.operators["LOGISTIC"] == tiny.checkpoint().config.depth + tiny.checkpoint().config.decoder_depth
+    assert not {"LOGISTIC", "FULLY_CONNECTED", "BATCH_MATMUL"} & set(report.outside_xnnpack)
+
+
 def test_every_kernel_computes_what_the_arithmetic_says(integer: Path) -> None:
     pictures = draw_pictures([integer.parent / "pictures"], 2, 64, 64)
     found = proof.kernels(integer, pictures)
