@@ -26,7 +26,7 @@ from convert.ablate_text import Row
 from convert.calibrate import Levers
 from convert.checkpoint import Checkpoint, Config
 from convert.data import Sample
-from convert.files import check_place, draw_pictures, stored, write_whole
+from convert.files import add_size, check_place, draw_pictures, stored, write_whole
 from convert.fold import Folded, fold
 from convert.quantised import Quantised
 from models import ClassMap, UserError, preprocess, restore
@@ -60,6 +60,7 @@ VARIANTS = (
     Variant(CALIBRATION, "rotation: random", rotation="random"),
     Variant(CALIBRATION, "rotation: none", rotation="none"),
     Variant(CALIBRATION, "registers: cut off", levers=Levers(registers="cut")),
+    Variant(CALIBRATION, "hidden channels: none split", levers=Levers(hidden="whole")),
     Variant(CALIBRATION, "attention: one range for all rows", levers=Levers(rows="all")),
     Variant(CALIBRATION, "ranges: the largest value seen", levers=Levers(ranges="max")),
     Variant(CALIBRATION, "ranges: no rotation, the largest value", rotation="none", levers=Levers(ranges="max")),
@@ -80,6 +81,7 @@ VARIANTS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument("checkpoint", type=Path, help="the trained network, .npz or a folder of rstrudel/segmenter")
+    add_size(parser)
     evaluate.configure_labels(parser)
     parser.add_argument("--calibrate", type=Path, nargs="+", help="folders of pictures to calibrate with, if no recipe")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .md file to write")
@@ -96,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output} must end in .md: that is what will be written.")
     if args.seeds < 1:
         raise UserError(f"{args.seeds} draws are too few: take at least one.")
-    checkpoint = Checkpoint.load(args.checkpoint)
+    checkpoint = Checkpoint.load(args.checkpoint, args.size)
     files = [_named(text) for text in args.file]
     source, samples = evaluate.labelled(args, checkpoint.classes)
     folders = args.calibrate or _trained_on(args)

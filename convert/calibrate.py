@@ -22,7 +22,8 @@ SHARES = np.geomspace(0.02, 1.0, 60)
 KEPT, KEPT_TOKENS = 4_000, 64  # values or whole tokens of each result kept from each picture
 # The last part of a result's name says what is to be kept of it, and how its limit is chosen.
 STREAM = ("sum", "sum1", "sum2", "input")  # the residual stream, which is read through norms
-SURVEYED = ("/registers", "/rise")  # what `surveyed` adds to a folded network
+TABLES = ("/registers", "/rise")  # what `surveyed` adds to a folded network for our operators alone
+SURVEYED = (*TABLES, "/ceiling", "/copies")  # and for all
 EXTREMES = ("sums", "factor", "rms")
 # Norms outside what calibration saw must not saturate at once: dark and flat pictures have small tokens.
 HEADROOM = 1.5
@@ -31,6 +32,8 @@ PRODUCTS = ("qkv", "weights", "attended", "norm1", "norm2", "norm", "fc1", "clas
 TINY = 1e-9  # stands in for a divisor of 0
 # A branch that makes registers: its largest token, in medians of the stream's; and the size they are then held at
 REGISTER, HELD = 4.0, 2.0
+# A hidden channel that is split: its largest value, in that of the tenth largest; and the room above what was seen
+WIDE, ROOM = 4.0, 1.2
 ROOT = 1 / 3  # the power of a row sum that is divided out before the product with the values, the rest after
 
 
@@ -44,6 +47,7 @@ class Levers:
         kernels: the scale of a kernel's output is that of least "error", or its largest weight ("max").
         rounding: of the weights, to the "nearest", or "gptq" with corrected biases (`convert/rounding.py`).
         registers: tokens far larger than the rest are "held" at a smaller size, or "cut" off.
+        hidden: channels of an MLP far wider than the rest are "split", or left "whole".
         rows: of attention's scores are kept "apart" by their sums, or all given the range of "all".
         product_bits: of what enters a matrix product, the weights aside.
         weight_bits: of the weights.
@@ -54,6 +58,7 @@ class Levers:
     kernels: str = "error"
     rounding: str = "nearest"
     registers: str = "held"
+    hidden: str = "split"
     rows: str = "apart"
     product_bits: int = 8
     weight_bits: int = 8
@@ -105,12 +110,18 @@ class _SurveyOps(floats.FloatOps):
         super().__init__(folded, config)
         self.sizes: dict[str, list[tuple[Sample, Sample]]] = {}  # of the encoder's sums, and of what they add
         self.flatness: dict[str, list[tuple[Sample, Sample]]] = {}  # maximum above mean, logarithm of the row sum
+        self.widths: dict[str, Sample] = {}  # of the encoder's hidden channels
 
     def add(self, name: str, x: Sample, y: Sample) -> Sample:
         total = super().add(name, x, y)
         if name.startswith("encoder") and name.rpartition("/")[2] in STREAM:
             self.sizes.setdefault(name, []).append((_sizes(total), _sizes(y)))
         return total
+
+    def _seen(self, name: str, values: Sample) -> Sample:
+        if name.startswith("encoder") and name.endswith("/fc1"):
+            self.widths[name] = np.maximum(self.widths.get(name, 0), values.max((0, 1)))
+        return super()._seen(name, values)
 
     def exp(self, name: str, scores: Sample) -> Sample:
         e = super().exp(name, scores)
@@ -130,6 +141,7 @@ def surveyed(
 
     `SUM/registers`: the size at which to hold the registers that SUM makes. `WEIGHTS/rise`: slope and end of the
     straight line that tells a third of the logarithm of a row sum by how far the row's maximum lies above its mean.
+    `FC1/ceiling` and `FC1/copies`: where an MLP's hidden channels saturate, and which of them to `split`.
     """
     ops, found = _SurveyOps(folded, config), dict(folded)
     for pixels in tqdm(pictures, "surveying", unit="pictures", leave=False):
@@ -146,6 +158,30 @@ def surveyed(
         slope = -ROOT * float(np.polyfit(heights, logs, 1)[0])
         if slope > 0:
             found[f"{name}/rise"] = np.array([slope, np.quantile(heights, 0.999)])
+    for name, widths in ops.widths.items() if levers.hidden == "split" else ():
+        wide = np.flatnonzero(widths > WIDE * np.sort(widths)[-10])
+        if 0 < len(wide) < 10:
+            ceiling = ROOM * float(np.delete(widths, wide).max())
+            found[f"{name}/ceiling"] = np.array(ceiling)
+            found[f"{name}/copies"] = wide.repeat((ROOM * widths[wide] / ceiling).astype(int)).astype(np.float64)
+    return split(found)
+
+
+def split(folded: Folded) -> Folded:
+    """Let hidden channels that are far wider than the rest be several each, which saturate one after the other.
+
+    One channel of one MLP makes the registers, up to thirty times wider than any other, and alone would set the scale
+    of all. With a ceiling c for all channels, y is min(y, c) + min(max(y - c, 0), c) + ...: copies of it whose biases
+    lie c apart. An activation that is not quite 0 below 0 makes a negligible difference to so large a value.
+    """
+    found = dict(folded)
+    for name in [name.removesuffix("/ceiling") for name in folded if name.endswith("/ceiling")]:
+        channels, reader = folded[f"{name}/copies"].astype(int), f"{name[:-1]}2/kernel"
+        turns = np.array([(channels[: place + 1] == channel).sum() for place, channel in enumerate(channels)])
+        lower = folded[f"{name}/bias"][channels] - folded[f"{name}/ceiling"] * turns
+        found[f"{name}/kernel"] = np.hstack([folded[f"{name}/kernel"], folded[f"{name}/kernel"][:, channels]])
+        found[f"{name}/bias"] = np.append(folded[f"{name}/bias"], lower)
+        found[reader] = np.vstack([folded[reader], folded[reader][channels]])
     return found
 
 
@@ -168,7 +204,10 @@ def calibrate(
     for pixels in tqdm(pictures, "calibrating", unit="pictures", leave=False):
         floats.scores(folded, config, pixels, watch)
     ranges = tqdm(kept.items(), "ranges", unit="tensors", leave=False)
-    return {name: _limit(name, np.concatenate(samples), levers, config.activation) for name, samples in ranges}
+    limits = {name: _limit(name, np.concatenate(samples), levers, config.activation) for name, samples in ranges}
+    ceilings = {name.removesuffix("/ceiling"): float(top) for name, top in folded.items() if name.endswith("/ceiling")}
+    smooth = {f"{name}/before": top for name, top in ceilings.items() if f"{name}/before" in limits}
+    return limits | ceilings | smooth
 
 
 def _sample(name: str, values: Any, rng: np.random.Generator) -> Sample:

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     """Score, print and draw; with --against the other files' scores stand beside."""
     segment, classes = _opened(args.file, args.threads, args.describe)
     names = [info.name for info in classes]
-    others = {path: _opened(path, args.threads) for path in args.against}
+    others = {path: _opened(path, args.threads, size=_size(args.file)) for path in args.against}
     for path, (_, theirs) in others.items():
         if [info.name for info in theirs] != names:
             raise UserError(f"{path} has other classes than {args.file}: compare files of the same classes.")
@@ -112,13 +112,22 @@ def _confusions(segment: Segment, samples: list[Sample], classes: tuple[ClassInf
     return data.confusions(samples, predictions, len(classes))
 
 
-def _opened(path: Path, threads: int | None, described: Path | None = None) -> tuple[Segment, tuple[ClassInfo, ...]]:
+def _size(path: Path) -> tuple[int, int] | None:
+    """Return the input size on a file's card: beside it a checkpoint is scored at the same one."""
+    told = path.with_suffix(".json")
+    doors = json.loads(told.read_text()).get("input") if path.suffix == ".tflite" and told.is_file() else None
+    return (doors["height"], doors["width"]) if doors else None
+
+
+def _opened(
+    path: Path, threads: int | None, described: Path | None = None, size: tuple[int, int] | None = None
+) -> tuple[Segment, tuple[ClassInfo, ...]]:
     known = PEERS / f"{path.stem}.json"
     if described or known.is_file():
         description = Description.load(described or known)
         return Peer(path, description, threads).segment, description.classes
     if path.suffix in (".npz", ".pth") or path.is_dir():
-        return _float(path)
+        return _float(path, size)
     if not resolve(path).with_suffix(".json").is_file():
         try:
             card(path)  # or else the classes inside the file
@@ -128,8 +137,8 @@ def _opened(path: Path, threads: int | None, described: Path | None = None) -> t
     return model.segment, model.card.classes
 
 
-def _float(path: Path) -> tuple[Segment, tuple[ClassInfo, ...]]:
-    checkpoint = Checkpoint.load(path)
+def _float(path: Path, size: tuple[int, int] | None) -> tuple[Segment, tuple[ClassInfo, ...]]:
+    checkpoint = Checkpoint.load(path, size)
     folded, config = fold(checkpoint, rotate=False), checkpoint.config
 
     def segment(frame: Frame) -> ClassMap:

@@ -27,8 +27,8 @@ def gelu(x: Array) -> Array:
 
 
 def silu(x: Array) -> Array:
-    """Return x sigmoid(x)."""
-    return np.asarray(x / (1 + np.exp(-x)), np.float32)
+    """Return x sigmoid(x), which is 0 long before float32 has no number for exp(-x)."""
+    return np.asarray(x / (1 + np.exp(np.minimum(-x, 80))), np.float32)
 
 
 SMOOTH = {"gelu": gelu, "silu": silu}  # activations that are more than saturation: a step of their own
@@ -84,6 +84,8 @@ class FloatOps:
 
     def _affine(self, name: str, x: Array, activation: str | None) -> Array:
         y = x @ self.arrays[f"{name}/kernel"] + self.arrays[f"{name}/bias"]
+        if (ceiling := self.arrays.get(f"{name}/ceiling")) is not None:
+            y = np.minimum(y, ceiling)
         return np.maximum(y, 0) if activation == "relu" else y
 
     def heads(self, qkv: Array) -> tuple[Array, Array, Array]:

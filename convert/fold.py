@@ -243,14 +243,17 @@ def _unfolded_stream(folded: Folded, config: Config, stream: str, depth: int) ->
     turn, plain = _mean_turn(folded, stream, config), {"gain": np.ones(config.dim), "bias": np.zeros(config.dim)}
     arrays = {f"{stream}/norm/{part}": values for part, values in plain.items()}
     queries = np.concatenate([np.full(config.dim, config.head_dim**0.5), np.ones(2 * config.dim)])
+    hidden = config.dim * config.mlp_ratio
     for name in (f"{stream}/{i}" for i in range(depth)):
         arrays |= {f"{name}/norm{i}/{part}": values for i in (1, 2) for part, values in plain.items()}
         arrays |= {f"{name}/qkv/kernel": turn.T @ folded[f"{name}/qkv/kernel"] * queries}
         arrays |= {f"{name}/qkv/bias": folded[f"{name}/qkv/bias"] * queries}
-        arrays |= {f"{name}/fc1/kernel": turn.T @ folded[f"{name}/fc1/kernel"]}
-        arrays |= {f"{name}/fc1/bias": folded[f"{name}/fc1/bias"]}
+        # Copies of wide channels (`calibrate.surveyed`) come last, and are for integers only
+        arrays |= {f"{name}/fc1/kernel": turn.T @ folded[f"{name}/fc1/kernel"][:, :hidden]}
+        arrays |= {f"{name}/fc1/bias": folded[f"{name}/fc1/bias"][:hidden]}
         arrays |= {f"{name}/{w}/{part}": folded[f"{name}/{w}/{part}"] @ turn
                    for w in ("proj", "fc2") for part in ("kernel", "bias")}  # fmt: skip
+        arrays[f"{name}/fc2/kernel"] = arrays[f"{name}/fc2/kernel"][:hidden]
     return arrays
 
 

@@ -231,6 +231,8 @@ class RoundedOps:
 
     def linear(self, name: str, x: Result, activation: str | None = None, result: str = "") -> Result:
         y = ops.matmul(x.values, self._kernel(name)) + self.arrays[f"{name}/bias"]
+        if (ceiling := self.arrays.get(f"{name}/ceiling")) is not None:
+            y = ops.minimum(y, ceiling)
         if activation == "relu":
             return self._rounded(result or name, ops.relu(y), signed=False)
         if activation is None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from convert import floats
 from convert.build import BIAS_LIMIT, IntegerOps
-from convert.calibrate import SURVEYED
+from convert.calibrate import TABLES
 from convert.checkpoint import Config
 from convert.floats import SIGMOID
 from convert.graph import Tensor, constant
@@ -38,7 +38,7 @@ WIDE = ("sum", "sum1", "sum2", *WRITERS)
 def widened(quantised: Quantised, config: Config, pictures: Iterable[NDArray[np.uint8]]) -> Quantised:
     """Replace the limits of the residual stream by those of int16: nothing need be cut off there."""
     limits = dict.fromkeys(filter(_is_wide, quantised.limits), 1e-6)
-    folded = {name: array for name, array in quantised.folded.items() if not name.endswith(SURVEYED)}
+    folded = {name: array for name, array in quantised.folded.items() if not name.endswith(TABLES)}
 
     def watch(name: str, values: floats.Array) -> None:
         if name in limits:

@@ -195,7 +195,8 @@ def _float_side(path: Path, against: Path | None) -> tuple[Folded, Config]:
         return numbers.folded, config
     seed = card(path).details["calibration"]["seed"]
     survey = {name: value for name, value in own.items() if name.endswith(SURVEYED)}
-    return fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own)) | survey, config
+    turned = fold(checkpoint, seed=seed, streams=_streams(fold(checkpoint, rotate=False), own))
+    return calibrate.split(turned | survey), config
 
 
 def _streams(plain: Folded, turned: Folded) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -76,6 +76,13 @@ def test_a_recipe_says_which_pictures(labelled: Path, capsys: pytest.CaptureFixt
     assert main([*command, "--data", str(labelled)]) == 2 and "other classes" in capsys.readouterr().err
 
 
+def test_beside_a_file_a_checkpoint_is_scored_at_its_size(tmp_path: Path) -> None:
+    _, file = quantize(tmp_path, "--size", "48x80")
+    assert evaluate._size(file) == (48, 80) and evaluate._size(tmp_path / "tiny.npz") is None
+    segment, _ = evaluate._opened(tmp_path / "tiny.npz", None, size=evaluate._size(file))
+    assert segment(np.zeros((50, 70, 3), np.uint8)).shape == (48, 80)
+
+
 @pytest.mark.parametrize(
     ("options", "labels", "says"),
     [

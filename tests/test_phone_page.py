@@ -190,7 +190,7 @@ def test_class_maps_are_pythons_bit_for_bit(site: Site, bare: Any, tiny: Path, n
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (360, 640), (1080, 1920), (512, 512), (481, 640), (120, 160)])
-@pytest.mark.parametrize("target", [(256, 256), (224, 272), (240, 320)])
+@pytest.mark.parametrize("target", [(256, 256), (240, 256), (240, 320)])
 def test_pictures_are_shrunk_as_in_python(
     site: Site, bare: Any, size: tuple[int, int], target: tuple[int, int]
 ) -> None:

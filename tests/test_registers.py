@@ -1,6 +1,7 @@
 """Tokens twenty times larger than the rest neither lose their size nor cost the rest its resolution."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from convert import calibrate, floats, fold, quantize, sqnr
 from convert.calibrate import Levers
 from convert.checkpoint import Checkpoint
-from convert.files import stored
+from convert.files import draw_pictures, stored
 from convert.qat import rounded_model
 from convert.verify import verify
 from models import Segmenter
@@ -85,3 +86,30 @@ def test_fine_tuning_rounds_as_the_file_does(network: tuple[Checkpoint, Pictures
     rounded = rounded_model(numbers.folded, config, numbers).predict_on_batch(pictures[0].astype(np.float32))
     cell = len(ids) // rounded.shape[1]
     assert (np.asarray(rounded)[0].argmax(-1).repeat(cell, 0).repeat(cell, 1) == ids).mean() > 0.9
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_a_channel_far_wider_than_the_rest_is_split(tmp_path: Path, activation: str) -> None:
+    checkpoint = tiny.checkpoint(activation)
+    config, name = checkpoint.config, "encoder/1/fc1"
+    checkpoint.arrays[f"{name}/kernel"][:, 3] *= 40
+    checkpoint.arrays[f"{name}/bias"][3] = 20
+    checkpoint.arrays["encoder/1/fc2/kernel"][3] /= 10
+    pictures = draw_pictures([tiny.pictures(tmp_path / "pictures")], 4, 64, 64)
+    folded = calibrate.rotated(checkpoint, pictures)
+    split = calibrate.surveyed(folded, config, pictures)
+    assert len(split[f"{name}/copies"]) >= 3 and set(split[f"{name}/copies"]) == {3}
+    assert "encoder/0/fc1/ceiling" not in split
+    assert split[f"{name}/kernel"].shape[1] == len(split[f"{name}/bias"]) == len(split["encoder/1/fc2/kernel"])
+
+    # The function stays: exactly with ReLU
+    truth = np.concatenate([floats.scores(folded, config, pixels) for pixels in pictures])
+    scores = np.concatenate([floats.scores(split, config, pixels) for pixels in pictures])
+    assert np.abs(scores - truth).max() < (1e-4 if activation == "relu" else 0.05) * np.abs(truth).max()
+    assert fold.unfold(split, config).arrays[f"{name}/kernel"].shape == checkpoint.arrays[f"{name}/kernel"].shape
+
+    agreements = []
+    for hidden in ("split", "whole"):
+        numbers = calibrate.numbers(folded, config, pictures, Levers(hidden=hidden))
+        agreements.append(quantize.agreement(checkpoint, folded, quantize.quantise(checkpoint, numbers), pictures))
+    assert agreements[0] > agreements[1]
