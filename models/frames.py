@@ -19,17 +19,20 @@ def preprocess(frame: Frame, height: int, width: int) -> NDArray[np.uint8]:
         1 x height x width x 3 uint8 RGB, 0..255, contiguous.
 
     INTER_AREA averages the pixels that fall together, so small things neither vanish nor alias. Halving is by far its
-    fastest case, so a frame is halved as long as it stays large enough.
+    fastest case, so a frame is halved as long as it stays large enough. If then only its width is left to shrink, by
+    less than two (a camera's 640x480 for 256x240), two neighbours are all that fall together: INTER_LINEAR, in a third
+    of the time.
     """
     while all(side >= 2 * wanted and side % 2 == 0 for side, wanted in zip(frame.shape, (height, width), strict=False)):
-        frame = _area(frame, frame.shape[0] // 2, frame.shape[1] // 2)
+        frame = _resized(frame, frame.shape[0] // 2, frame.shape[1] // 2, cv2.INTER_AREA)
     if frame.shape[:2] != (height, width):
-        frame = _area(frame, height, width)
+        little = frame.shape[0] == height and width < frame.shape[1] < 2 * width
+        frame = _resized(frame, height, width, cv2.INTER_LINEAR if little else cv2.INTER_AREA)
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)[np.newaxis]  # type: ignore[return-value]
 
 
-def _area(frame: Frame, height: int, width: int) -> Frame:
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+def _resized(frame: Frame, height: int, width: int, interpolation: int) -> Frame:
+    return cv2.resize(frame, (width, height), interpolation=interpolation)  # type: ignore[return-value]
 
 
 def restore(classes: ClassMap, height: int, width: int) -> ClassMap:

@@ -28,6 +28,9 @@ def test_large_frames_are_halved_first_and_hardly_differ() -> None:
     assert 0 < np.abs(halved.astype(int) - once).mean() < 2
     exact = cv2.resize(frame, (320, 240), interpolation=cv2.INTER_AREA)[..., ::-1]
     np.testing.assert_array_equal(preprocess(frame, 240, 320)[0], exact)
+    small = cv2.resize(frame, (320, 240), interpolation=cv2.INTER_AREA)  # of which only the width is too large
+    linear = cv2.resize(small, (256, 240), interpolation=cv2.INTER_LINEAR)[..., ::-1]
+    np.testing.assert_array_equal(preprocess(frame, 240, 256)[0], linear)
     odd = frame[:479]  # cannot be halved
     np.testing.assert_array_equal(preprocess(odd, 224, 272)[0], cv2.resize(odd, (272, 224), interpolation=3)[..., ::-1])
 

@@ -2,7 +2,8 @@
 
 /**
  * Stretch a picture to the input size, each pixel the mean of those it covers: OpenCV's INTER_AREA, as in Python.
- * There, too, a picture is halved as long as it stays large enough.
+ * There, too, a picture is halved as long as it stays large enough, and if only its width is left to shrink a little,
+ * two neighbours are weighed: INTER_LINEAR.
  *
  * @param {Uint8ClampedArray} rgba width x height x 4
  * @returns {Uint8Array} outHeight x outWidth x 3, RGB
@@ -13,7 +14,9 @@ export function shrink(rgba, width, height, outWidth, outHeight) {
     width /= 2;
     height /= 2;
   }
-  const across = spans(width, outWidth);
+  const little = height === outHeight && outWidth < width && width < 2 * outWidth;
+  const across = little ? neighbours(width, outWidth) : spans(width, outWidth);
+  const round = little ? halfUp : halfToEven; // as OpenCV does in the two
   const down = spans(height, outHeight);
   const row = new Float32Array(outWidth * 3);
   const sum = new Float32Array(outWidth * 3);
@@ -26,7 +29,7 @@ export function shrink(rgba, width, height, outWidth, outHeight) {
       const weight = down.weight[k];
       for (let i = 0; i < row.length; i++) sum[i] += weight * row[i];
     }
-    for (let i = 0, o = y * sum.length; i < sum.length; i++) out[o + i] = halfToEven(sum[i]);
+    for (let i = 0, o = y * sum.length; i < sum.length; i++) out[o + i] = round(sum[i]);
   }
   return out;
 }
@@ -77,6 +80,22 @@ function spans(from, to) {
     start.push(index.length);
   }
   return { start: Int32Array.from(start), index: Int32Array.from(index), weight: Float32Array.from(weight) };
+}
+
+/** The same for the two pixels nearest to each place. */
+function neighbours(from, to) {
+  const start = [0], index = [], weight = [];
+  for (let i = 0; i < to; i++) {
+    const place = ((i + 0.5) * from) / to - 0.5, low = Math.floor(place);
+    index.push(low, Math.min(low + 1, from - 1));
+    weight.push(1 - (place - low), place - low);
+    start.push(index.length);
+  }
+  return { start: Int32Array.from(start), index: Int32Array.from(index), weight: Float32Array.from(weight) };
+}
+
+function halfUp(value) {
+  return Math.floor(value + 0.5);
 }
 
 function halfToEven(value) {
