@@ -41,7 +41,7 @@ _TOLD_EVERY = 0.5 if sys.stderr.isatty() else 30  # seconds
 
 def main(args: argparse.Namespace, recipe: Recipe) -> int:
     """Fine-tune as the command line says; the last line printed compares float, rounded and fine-tuned."""
-    for option in ("size", "patch", "activation", "init", "teacher", "resume"):
+    for option in ("size", "patch", "activation", "init", "resume"):
         if getattr(args, option):
             raise UserError(f"--{option} does not go with --quantize: the checkpoint says all of it, leave it out.")
     check_place(args.output)

@@ -34,9 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_size(parser, "the recipe's")
     parser.add_argument("--patch", type=int, help="pixels along one side of a patch, instead of the recipe's")
     parser.add_argument("--activation", choices=ACTIVATIONS, help="in the MLP, instead of the recipe's")
-    parser.add_argument(
-        "--teacher", type=Path, metavar="CHECKPOINT", help="learn half of every label from what this one sees there"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn by chance (default 0)")
     parser.add_argument(
         "--quantize", type=Path, metavar="CHECKPOINT", help="fine-tune this trained checkpoint for int8 instead"
@@ -58,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     recipe = replace(recipe, network=recipe.network | asked)
     config = _config(recipe, args.size)
     try:
-        kept = train(recipe, args.data, args.output, config, settings, args.init, args.teacher, args.seed, args.resume)
+        kept = train(recipe, args.data, args.output, config, settings, args.init, args.seed, args.resume)
     except KeyboardInterrupt:
         raise UserError("Stopped: the same command with --resume goes on after the last whole epoch.") from None
     print(f"{args.output}: {told(kept)}")
@@ -97,7 +94,6 @@ def train(
     config: Config,
     settings: Settings,
     init: Path | None = None,
-    teacher: Path | None = None,
     seed: int = 0,
     resume: bool = False,
 ) -> Scores:
@@ -115,7 +111,7 @@ def train(
     samples, held_back = data.load_set(recipe, "train", folder), data.load_set(recipe, "val", folder)
     settings = replace(settings, batch=min(settings.batch, len(samples)))
     weights = data.class_weights(data.frequencies(samples, config.classes), settings.balance)
-    run = Run(recipe, config, settings, seed, len(samples) // settings.batch, init, teacher, weights)
+    run = Run(recipe, config, settings, seed, len(samples) // settings.batch, init, weights)
     if resume:
         run.load(state)
     steps = settings.epochs * run.steps
@@ -146,7 +142,6 @@ class Run:
         seed: int,
         steps: int,
         init: Path | None,
-        teacher: Path | None,
         weights: NDArray[np.float32],
     ) -> None:
         import keras
@@ -155,14 +150,11 @@ class Run:
 
         self.recipe, self.config, self.settings, self.seed, self.steps = recipe, config, settings, seed, steps
         self.weights = weights  # of the classes
-        self.init, self.teacher = init.name if init else None, teacher.name if teacher else None
-        chains = [commands_of(path) for path in (teacher, init) if path]
-        self.commands = list(dict.fromkeys(command for chain in chains for command in chain))  # each once
+        self.init, self.commands = init.name if init else None, commands_of(init) if init else []
         self.network = network
         self.model = network.build(config, settings.drop_path, seed)
         if init is not None:
             network.assign(self.model, network.initial(config, init, seed))
-        self.taught = Teacher(teacher, config, weights) if teacher else None
         self.backend = f"{keras.backend.backend()}, keras {keras.__version__}"
         self.optimizer = optimizer(network.weights(self.model), config, settings, steps)
         self.model.compile(optimizer=self.optimizer, loss=self._loss, jit_compile=keras.backend.backend() == "jax")
@@ -183,7 +175,6 @@ class Run:
             samples, size, self.config.stride, self.weights, settings.batch, self.seed, self.epoch, settings.paste
         ):
             with _half_precision():
-                targets = self.taught(pixels, targets) if self.taught else targets
                 losses.append(float(self.model.train_on_batch(pixels, targets)))
             if not np.isfinite(losses[-1]):
                 raise UserError(f"The loss became {losses[-1]} in epoch {self.epoch + 1}: train with a smaller lr.")
@@ -234,7 +225,7 @@ class Run:
     def _identity(self) -> dict[str, Any]:
         """Say what must be the same for a run to go on, as JSON gives it back."""
         told = {"config": asdict(self.config), "settings": asdict(self.settings), "seed": self.seed}
-        told |= {"recipe": self.recipe.name, "steps": self.steps, "init": self.init, "teacher": self.teacher}
+        told |= {"recipe": self.recipe.name, "steps": self.steps, "init": self.init}
         return dict(json.loads(json.dumps(told)))
 
     def _story(self) -> dict[str, Any]:
@@ -244,7 +235,6 @@ class Run:
         command += f" --lr {self.settings.lr} --size {size} --patch {self.config.patch}"
         command += f" --activation {self.config.activation} --seed {self.seed}"
         command += f" --init {self.init}" if self.init else ""
-        command += f" --teacher {self.teacher}" if self.teacher else ""
         return {
             "recipe": self.recipe.name,
             "data": self.recipe.data,
@@ -259,34 +249,6 @@ class Run:
             "backend": self.backend,
             "commands": [*self.commands, command],
         }
-
-
-class Teacher:
-    """A trained network whose probabilities are half of every label (Hinton et al., 2015): `teacher(pixels, targets)`.
-
-    It may have another patch than the one it teaches, but classes and stride must be the same.
-    """
-
-    def __init__(self, path: Path, config: Config, weights: NDArray[np.float32]) -> None:
-        from convert import network
-
-        saved = Checkpoint.load(path, (config.height, config.width))
-        if (saved.config.classes, saved.config.stride) != (config.classes, config.stride):
-            raise UserError(
-                f"{path} tells {saved.config.classes} classes apart every {saved.config.stride} pixels, this network "
-                f"{config.classes} every {config.stride}: give a teacher of the same recipe."
-            )
-        self.model, self.weights = network.build(saved.config), weights
-        network.assign(self.model, saved.arrays)
-
-    def __call__(self, pixels: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return new targets; what is not labelled stays so."""
-        from keras import ops
-
-        seen = ops.convert_to_numpy(ops.softmax(self.model.predict_on_batch(pixels)))
-        labelled = (targets / self.weights).sum(axis=-1, keepdims=True)
-        mixed: NDArray[np.float32] = (targets + seen * labelled * self.weights) / 2
-        return mixed
 
 
 def commands_of(path: Path) -> list[str]:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +83,7 @@ def test_training_learns_and_keeps_the_best(folder: Path, capsys: pytest.Capture
 def test_every_array_learns(folder: Path) -> None:
     recipe = data.load_recipe(folder / "recipe.json")
     settings = objective.Settings(epochs=1, batch=8)
-    under_way = train.Run(
-        recipe, preset("tiny", 2, height=32, width=32), settings, 0, 1, None, None, np.ones(2, np.float32)
-    )
+    under_way = train.Run(recipe, preset("tiny", 2, height=32, width=32), settings, 0, 1, None, np.ones(2, np.float32))
     before = network.arrays(under_way.model)
     rng = np.random.default_rng(0)
     pixels = rng.uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
@@ -156,34 +153,6 @@ def test_training_starts_from_a_checkpoint_of_another_size(folder: Path) -> None
     assert first == "how small.npz was made" and "--size 48x32 --patch 8 --activation gelu" in second
 
 
-def test_a_teacher_of_another_patch_fills_half_of_every_label(folder: Path) -> None:
-    recipe = data.load_recipe(folder / "recipe.json")
-    config = preset("tiny", 2, height=32, width=32, activation="relu", depth=1)
-    saved = Checkpoint(network.fresh(config), config, recipe.classes, {"commands": ["how teacher.npz was made"]})
-    saved.arrays["head/patch/kernel"] *= 100  # so that it is sure of something
-    saved.save(folder / "teacher.npz")
-    weights = np.array([1.0, 3.0], np.float32)
-    teacher = train.Teacher(folder / "teacher.npz", replace(config, patch=config.patch // 2), weights)
-    rng = np.random.default_rng(0)
-    pixels = rng.uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    labels = rng.integers(0, 2, (2, 32, 32)).astype(np.uint8)
-    labels[:, :8] = 255
-    targets = np.stack([augment.cell_targets(label, config.stride, weights) for label in labels])
-    taught = teacher(pixels, targets)
-    seen = keras.ops.convert_to_numpy(keras.ops.softmax(teacher.model(pixels)))
-    assert np.ptp(seen[..., 1]) > 0.3
-    shares = targets / weights
-    np.testing.assert_allclose(taught[:, 2:] / weights, (shares + seen)[:, 2:] / 2, rtol=1e-5, atol=1e-6)
-    assert not taught[:, :2].any()  # not labelled
-
-    run(folder, "--epochs", "1", "--teacher", str(folder / "teacher.npz"))
-    told = Checkpoint.load(folder / "out.npz").training["commands"]
-    assert told[0] == "how teacher.npz was made" and told[1].endswith("--teacher teacher.npz")
-    other = replace(config, classes=3)
-    with pytest.raises(UserError, match="tells 2 classes apart every 4 pixels"):
-        train.Teacher(folder / "teacher.npz", other, weights)
-
-
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_other_backends_train_too(backend: str, folder: Path) -> None:
     pytest.importorskip(backend, reason=f"{backend} is not installed here")
@@ -248,7 +217,7 @@ def test_the_jaccard_loss_of_certain_logits_is_1_minus_miou() -> None:
 def test_a_recipe_may_ask_for_the_jaccard_loss(folder: Path) -> None:
     recipe, config = data.load_recipe(folder / "recipe.json"), preset("tiny", 2, height=32, width=32)
     weights = np.array([1, 4], np.float32)
-    under_way = train.Run(recipe, config, objective.Settings(jaccard=0.5), 0, 1, None, None, weights)
+    under_way = train.Run(recipe, config, objective.Settings(jaccard=0.5), 0, 1, None, weights)
     logits = np.random.default_rng(0).normal(size=(1, 8, 8, 2)).astype(np.float32)
     areas = np.eye(2, dtype=np.float32)[logits.argmin(-1)]
     expected = objective.cross_entropy(weights * areas, logits) + 0.5 * objective.jaccard(areas, logits)
