@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     config = checkpoint.config
     pictures = draw_pictures(args.images, args.pictures, config.height, config.width, args.seed)
     if numbers is None:
-        numbers = calibrate.numbers(_folded(args, checkpoint), config, pictures)
+        numbers = calibrate.numbers(_folded(args, original, checkpoint, pictures), config, pictures)
     if args.operators != "table":
         numbers = shift.widened(numbers, config, pictures)
     model = quantise(checkpoint, numbers, "grid" if args.grid else "full", args.operators)
@@ -90,11 +90,12 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folded(args: argparse.Namespace, checkpoint: Checkpoint) -> Folded:
+def _folded(args: argparse.Namespace, trained: Checkpoint, checkpoint: Checkpoint, pictures: Pictures) -> Folded:
     """Fold a network with the rotations of the size it was trained at, so that files of all sizes share kernels."""
-    trained = Checkpoint.load(args.checkpoint)
-    height, width = trained.config.height, trained.config.width
-    pictures = draw_pictures(args.images, args.pictures, height, width, args.seed)
+    if args.size:
+        trained = Checkpoint.load(args.checkpoint)
+        height, width = trained.config.height, trained.config.width
+        pictures = draw_pictures(args.images, args.pictures, height, width, args.seed)
     return fold(checkpoint, seed=args.seed, streams=calibrate.rotations(trained, pictures, args.seed))
 
 

@@ -211,7 +211,8 @@ def test_pictures_are_shrunk_as_in_python(
     difference = np.abs(unpack(shrunk) - expected)
     assert difference.max() <= 1  # some of OpenCV's whole factors round halves up
     assert size != (480, 640) or not difference.any()  # a camera's usual size: nothing differs
-    assert size[0] < target[0] or difference.mean() < 0.003  # ties between sums of thirds
+    assert size != (640, 480) or target == (240, 256) or difference.mean() < 0.002  # ties between sums of thirds
+    assert size[0] < target[0] or difference.mean() < 0.003
 
 
 def test_masks_are_live(page: Any, site: Site, tiny: Path) -> None:

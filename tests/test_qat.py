@@ -102,7 +102,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("option", [["--size", "64x64"], ["--activation", "gelu"], ["--resume"], ["--init", "x.npz"]])
+@pytest.mark.parametrize(
+    "option", [["--size", "64x64"], ["--patch", "8"], ["--activation", "gelu"], ["--resume"], ["--init", "x.npz"]]
+)
 def test_options_of_float_training_are_refused(
     labelled: Path,  # noqa: F811
     option: list[str],
