@@ -2,7 +2,8 @@
 
 The re-parameterised network is trained with every result and kernel rounded as the integer graph will round it, with
 the ranges that calibration chose. Rounding passes gradients straight through (Bengio et al., 2013; Jacob et al.,
-2018), values cut off pass none. The teacher is the float network itself: its soft labels on augmented pictures.
+2018), values cut off pass none. The teacher is the float network itself: its soft labels on augmented pictures, and
+beside them the soft Jaccard loss with the true labels where the recipe has it.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from convert.data import Recipe
 from convert.files import check_place
 from convert.fold import PIXEL_ZERO, Folded
 from convert.forward import segmenter
-from convert.objective import cross_entropy
+from convert.objective import Settings, cross_entropy, jaccard
 from convert.quantised import Quantised, round_kernel
 from convert.train import told, validate
 from models import UserError, preprocess
@@ -34,18 +35,18 @@ from models import UserError, preprocess
 Tensor = Any  # of whichever backend Keras runs on
 
 STEPS, BATCH = 100, 8
-RATE = 5e-5  # relative to the root mean square of each array
+RATE = 2e-4  # relative to the root mean square of each array
 PICTURES = 16  # to calibrate with
 _TOLD_EVERY = 0.5 if sys.stderr.isatty() else 30  # seconds
 
 
 def main(args: argparse.Namespace, recipe: Recipe) -> int:
     """Fine-tune as the command line says; the last line printed compares float, rounded and fine-tuned."""
-    for option in ("size", "patch", "activation", "init", "resume"):
+    for option in ("patch", "activation", "init", "resume"):
         if getattr(args, option):
             raise UserError(f"--{option} does not go with --quantize: the checkpoint says all of it, leave it out.")
     check_place(args.output)
-    checkpoint = Checkpoint.load(args.quantize)
+    checkpoint = Checkpoint.load(args.quantize, args.size)
     if checkpoint.config.precise:
         raise UserError(f"{args.quantize} is not of our making: fine-tuning takes what `convert train` wrote.")
     if checkpoint.config.classes != len(recipe.classes):
@@ -63,6 +64,7 @@ def main(args: argparse.Namespace, recipe: Recipe) -> int:
 
 def _story(args: argparse.Namespace, checkpoint: Checkpoint, scores: dict[str, data.Scores]) -> dict[str, Any]:
     command = f"python -m convert train {args.recipe} --data DATA --quantize {args.quantize.name} --seed {args.seed}"
+    command += f" --size {checkpoint.config.height}x{checkpoint.config.width}" if args.size else ""
     command += "".join(f" --{name} {getattr(args, name)}" for name in ("epochs", "lr") if getattr(args, name))
     return checkpoint.training | {
         "commands": [*checkpoint.training.get("commands", []), command],
@@ -75,6 +77,7 @@ class FineTuning:
 
     def __init__(self, checkpoint: Checkpoint, recipe: Recipe, folder: Path, seed: int) -> None:
         self.config, self.recipe, self.seed = checkpoint.config, recipe, seed
+        self.share = recipe.training.get("jaccard", Settings.jaccard)
         self.samples, self.held_back = (data.load_set(recipe, part, folder) for part in ("train", "val"))
         chosen = np.random.default_rng(seed).choice(len(self.samples), min(PICTURES, len(self.samples)), replace=False)
         height, width = self.config.height, self.config.width
@@ -85,29 +88,29 @@ class FineTuning:
         self.student = rounded_model(self.start.folded, self.config, self.start)
 
     def train(self, steps: int, rate: float) -> None:
-        """Follow the teacher's soft labels on augmented pictures."""
+        """Follow the teacher on augmented pictures."""
         warmup = steps // 10
         schedule = keras.optimizers.schedules.CosineDecay(
             rate / 10, max(1, steps - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
         )
-        self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=cross_entropy)
-        distances: list[float] = []
+        self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=self._loss)
+        losses: list[float] = []
         bar = tqdm(islice(self._batches(), steps), total=steps, unit="steps", mininterval=_TOLD_EVERY)
-        for pixels in bar:
-            targets = ops.convert_to_numpy(ops.softmax(self.teacher.predict_on_batch(pixels)))
-            entropy = -(targets * np.log(np.maximum(targets, 1e-9))).sum(-1).mean()
-            distances.append(float(self.student.train_on_batch(pixels, targets)) - entropy)
-            bar.set_postfix(
-                distance=f"{np.mean(distances[-20:]):.5f}", refresh=False
-            )  # Kullback-Leibler, to the teacher
+        for pixels, areas in bar:
+            taught = ops.convert_to_numpy(ops.softmax(self.teacher.predict_on_batch(pixels)))
+            losses.append(float(self.student.train_on_batch(pixels, np.concatenate([taught, areas], axis=-1))))
+            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
 
-    def _batches(self) -> Iterator[NDArray[np.float32]]:
-        """Give augmented pictures without end."""
+    def _loss(self, targets: Tensor, logits: Tensor) -> Tensor:
+        taught, areas = ops.split(targets, 2, axis=-1)
+        return cross_entropy(taught, logits) + self.share * jaccard(areas, logits)
+
+    def _batches(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Give augmented pictures, and the share of each class in each cell, without end."""
         config, batch = self.config, min(BATCH, len(self.samples))
         size, alike = (config.height, config.width), np.ones(config.classes, np.float32)
         for epoch in count():
-            for pixels, _ in augment.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch):
-                yield pixels
+            yield from augment.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch)
 
     def score(self, model: keras.Model) -> data.Scores:
         """Score teacher or student on the recipe's validation pictures."""
