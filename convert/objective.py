@@ -21,6 +21,7 @@ class Settings:
     clip: float = 1.0  # norm of all gradients together
     balance: float = 0.5  # classes weigh 1 / share of the pixels to this power: 0 all alike, below it rare ones less
     jaccard: float = 0.0  # weight of the soft Jaccard loss beside cross entropy
+    labels: float = 0.0  # weight of all this beside the teacher's soft labels, in fine-tuning for int8
     paste: float = 0.0  # share of the pictures that get the foreground (all but class 0) of another one
 
 
@@ -45,6 +46,12 @@ def jaccard(areas: Any, logits: Any) -> Any:
     union = ops.sum(guessed * labelled, axis=cells) + shown - hits
     occurring = ops.cast(shown > 0, logits.dtype)
     return 1 - ops.sum(occurring * hits / ops.maximum(union, 1e-6)) / ops.maximum(ops.sum(occurring), 1.0)
+
+
+def from_labels(targets: Any, logits: Any, weights: Any, share: float) -> Any:
+    """Cross entropy and `share` of the soft Jaccard loss; `targets` are `augment.cell_targets` of `weights`."""
+    loss = cross_entropy(targets, logits)
+    return loss + share * jaccard(targets / weights, logits) if share else loss
 
 
 def optimizer(weights: dict[str, Any], config: Config, settings: Settings, steps: int) -> Any:

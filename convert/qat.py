@@ -3,7 +3,7 @@
 The re-parameterised network is trained with every result and kernel rounded as the integer graph will round it, with
 the ranges that calibration chose. Rounding passes gradients straight through (Bengio et al., 2013; Jacob et al.,
 2018), values cut off pass none. The teacher is the float network itself: its soft labels on augmented pictures, and
-beside them the soft Jaccard loss with the true labels where the recipe has it.
+beside them the true ones where the recipe says so.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from convert.data import Recipe
 from convert.files import check_place
 from convert.fold import PIXEL_ZERO, Folded
 from convert.forward import segmenter
-from convert.objective import Settings, cross_entropy, jaccard
+from convert.objective import Settings, cross_entropy, from_labels
 from convert.quantised import Quantised, round_kernel
 from convert.train import told, validate
 from models import UserError, preprocess
@@ -35,7 +35,8 @@ from models import UserError, preprocess
 Tensor = Any  # of whichever backend Keras runs on
 
 STEPS, BATCH = 100, 8
-RATE = 2e-4  # relative to the root mean square of each array
+CHECKS = 5  # times that the weights are scored
+RATE = 1e-4  # relative to the root mean square of each array
 PICTURES = 16  # to calibrate with
 _TOLD_EVERY = 0.5 if sys.stderr.isatty() else 30  # seconds
 
@@ -55,8 +56,7 @@ def main(args: argparse.Namespace, recipe: Recipe) -> int:
     steps = args.epochs * max(1, len(run.samples) // BATCH) if args.epochs else STEPS
     scores = {"float": run.score(run.teacher), "rounded": run.score(run.student)}
     print(f"float: {told(scores['float'])}\nrounded: {told(scores['rounded'])}")
-    run.train(steps, args.lr or RATE)
-    scores["fine-tuned"] = run.score(run.student)
+    scores["fine-tuned"] = run.train(steps, args.lr or RATE, scores["rounded"])
     quantised.save(args.output, run.numbers(), replace(checkpoint, training=_story(args, checkpoint, scores)))
     print(f"{args.output}: {told(scores['fine-tuned'])}, by simulation; float {scores['float'].miou:.4f}")
     return 0
@@ -77,8 +77,10 @@ class FineTuning:
 
     def __init__(self, checkpoint: Checkpoint, recipe: Recipe, folder: Path, seed: int) -> None:
         self.config, self.recipe, self.seed = checkpoint.config, recipe, seed
-        self.share = recipe.training.get("jaccard", Settings.jaccard)
+        self.settings = Settings(**recipe.training)
         self.samples, self.held_back = (data.load_set(recipe, part, folder) for part in ("train", "val"))
+        shares = data.frequencies(self.samples, self.config.classes)
+        self.weights = data.class_weights(shares, self.settings.balance)
         chosen = np.random.default_rng(seed).choice(len(self.samples), min(PICTURES, len(self.samples)), replace=False)
         height, width = self.config.height, self.config.width
         pictures = [preprocess(self.samples[index].frame, height, width) for index in chosen]
@@ -87,30 +89,42 @@ class FineTuning:
         self.teacher = rounded_model(folded, self.config, None)
         self.student = rounded_model(self.start.folded, self.config, self.start)
 
-    def train(self, steps: int, rate: float) -> None:
-        """Follow the teacher on augmented pictures."""
+    def train(self, steps: int, rate: float, best: data.Scores) -> data.Scores:
+        """Follow the teacher on augmented pictures, and keep what scores best on validation, as float training does.
+
+        `best` are the scores of the start: where nothing is better, the start stays.
+        """
         warmup = steps // 10
         schedule = keras.optimizers.schedules.CosineDecay(
             rate / 10, max(1, steps - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
         )
         self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=self._loss)
-        losses: list[float] = []
+        layers, losses = self.student.get_layer("layers"), list[float]()
+        kept = layers.arrays()
         bar = tqdm(islice(self._batches(), steps), total=steps, unit="steps", mininterval=_TOLD_EVERY)
-        for pixels, areas in bar:
+        for step, (pixels, labels) in enumerate(bar, 1):
             taught = ops.convert_to_numpy(ops.softmax(self.teacher.predict_on_batch(pixels)))
-            losses.append(float(self.student.train_on_batch(pixels, np.concatenate([taught, areas], axis=-1))))
+            losses.append(float(self.student.train_on_batch(pixels, np.concatenate([taught, labels], axis=-1))))
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
+            if step % max(1, steps // CHECKS) == 0:
+                scores = self.score(self.student)
+                bar.write(f"step {step}/{steps}: {told(scores)}")
+                if scores.miou > best.miou:
+                    best, kept = scores, layers.arrays()
+        layers.assign(kept)
+        return best
 
     def _loss(self, targets: Tensor, logits: Tensor) -> Tensor:
-        taught, areas = ops.split(targets, 2, axis=-1)
-        return cross_entropy(taught, logits) + self.share * jaccard(areas, logits)
+        taught, labels = ops.split(targets, 2, axis=-1)
+        loss, share = cross_entropy(taught, logits), self.settings.labels
+        return loss + share * from_labels(labels, logits, self.weights, self.settings.jaccard) if share else loss
 
     def _batches(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Give augmented pictures, and the share of each class in each cell, without end."""
-        config, batch = self.config, min(BATCH, len(self.samples))
-        size, alike = (config.height, config.width), np.ones(config.classes, np.float32)
+        """Give augmented pictures and their labels without end."""
+        config, batch, paste = self.config, min(BATCH, len(self.samples)), self.settings.paste
+        size, seed = (config.height, config.width), self.seed
         for epoch in count():
-            yield from augment.batches(self.samples, size, config.stride, alike, batch, self.seed, epoch)
+            yield from augment.batches(self.samples, size, config.stride, self.weights, batch, seed, epoch, paste)
 
     def score(self, model: keras.Model) -> data.Scores:
         """Score teacher or student on the recipe's validation pictures."""

@@ -19,7 +19,7 @@ from convert import augment, data
 from convert.checkpoint import ACTIVATIONS, Arrays, Checkpoint, Config, preset, read_arrays, write_arrays
 from convert.data import Recipe, Sample, Scores
 from convert.files import add_size, check_place
-from convert.objective import Settings, cross_entropy, jaccard, optimizer
+from convert.objective import Settings, from_labels, optimizer
 from models import UserError, preprocess
 
 
@@ -162,8 +162,7 @@ class Run:
         self.best: dict[str, Any] = {}
 
     def _loss(self, targets: Any, logits: Any) -> Any:
-        loss, share = cross_entropy(targets, logits), self.settings.jaccard
-        return loss + share * jaccard(targets / self.weights, logits) if share else loss
+        return from_labels(targets, logits, self.weights, self.settings.jaccard)
 
     def train_epoch(self, samples: list[Sample], bar: Any) -> None:
         """Go once over the pictures."""

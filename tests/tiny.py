@@ -12,15 +12,15 @@ from models import ClassInfo
 CLASSES = (ClassInfo("ground", (0, 0, 0)), ClassInfo("fox", (255, 99, 71)), ClassInfo("hen", (30, 144, 255)))
 
 
-def checkpoint(activation: str = "relu", **overrides: int) -> Checkpoint:
-    """Make one that tells three classes apart at random, about evenly."""
-    config = preset("tiny", len(CLASSES), activation=activation, **overrides)
+def checkpoint(activation: str = "relu", classes: tuple[ClassInfo, ...] = CLASSES, **overrides: int) -> Checkpoint:
+    """Make one that tells classes apart at random, three of them about evenly."""
+    config = preset("tiny", len(classes), activation=activation, **overrides)
     rng = np.random.default_rng(1)
     arrays = {
         name: array + rng.normal(0, 0.15, array.shape).astype(np.float32)
         for name, array in network.fresh(config).items()
     }
-    return Checkpoint(arrays, config, CLASSES)
+    return Checkpoint(arrays, config, classes)
 
 
 def pictures(folder: Path, count: int = 4) -> Path:
