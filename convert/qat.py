@@ -106,7 +106,7 @@ class FineTuning:
             taught = ops.convert_to_numpy(ops.softmax(self.teacher.predict_on_batch(pixels)))
             losses.append(float(self.student.train_on_batch(pixels, np.concatenate([taught, labels], axis=-1))))
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
-            if step % max(1, steps // CHECKS) == 0:
+            if step % max(1, steps // CHECKS) == 0 or step == steps:
                 scores = self.score(self.student)
                 bar.write(f"step {step}/{steps}: {told(scores)}")
                 if scores.miou > best.miou:
