@@ -222,10 +222,8 @@ def _from_timm(config: Config, read: dict[str, NDArray[Any]], path: str | Path) 
     names["patch_embed.proj.bias"] = "patch/bias"
     for index in range(config.depth):
         names |= {f"blocks.{index}.{theirs}": f"encoder/{index}/{name}" for theirs, name in BLOCK.items()}
-    side, patch = (
-        _source_grid(read, path),
-        np.atleast_1d(read.get("patch_embed.proj.weight", np.empty(config.patch))).shape[-1],
-    )
+    side = _source_grid(read, path)
+    patch = np.atleast_1d(read.get("patch_embed.proj.weight", np.empty(config.patch))).shape[-1]
     labels = read["head.bias"].shape[0] if "head.bias" in read else 0
     expected = {theirs: ours[name][::-1] for theirs, name in names.items()} | {
         "cls_token": (1, 1, config.dim),

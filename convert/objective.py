@@ -54,6 +54,13 @@ def from_labels(targets: Any, logits: Any, weights: Any, share: float) -> Any:
     return loss + share * jaccard(targets / weights, logits) if share else loss
 
 
+def schedule(first: float, top: float, warmup: int, steps: int) -> Any:
+    """From the first rate up to the top one in `warmup` of all steps, then down along a cosine to a hundredth of it."""
+    from keras.optimizers.schedules import CosineDecay
+
+    return CosineDecay(first, max(1, steps - warmup), alpha=0.01, warmup_target=top, warmup_steps=warmup)
+
+
 def optimizer(weights: dict[str, Any], config: Config, settings: Settings, steps: int) -> Any:
     """AdamW (Loshchilov and Hutter, 2019), its rate warmed up, then along a cosine, and smaller for earlier layers."""
     import keras
@@ -69,10 +76,8 @@ def optimizer(weights: dict[str, Any], config: Config, settings: Settings, steps
 
     total = steps * settings.epochs
     warmup = max(1, round(total * settings.warmup))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        settings.lr * 1e-2, max(1, total - warmup), alpha=0.01, warmup_target=settings.lr, warmup_steps=warmup
-    )
-    adam = LayerwiseAdamW(schedule, global_clipnorm=settings.clip, use_ema=True, ema_momentum=settings.average)
+    rates = schedule(settings.lr * 1e-2, settings.lr, warmup, total)
+    adam = LayerwiseAdamW(rates, global_clipnorm=settings.clip, use_ema=True, ema_momentum=settings.average)
     scales = {
         adam._var_key(weight): settings.layer_decay ** (config.depth + 1 - _level(name, config))
         for name, weight in weights.items()

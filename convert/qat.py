@@ -27,7 +27,7 @@ from convert.data import Recipe
 from convert.files import check_place
 from convert.fold import PIXEL_ZERO, Folded
 from convert.forward import segmenter
-from convert.objective import Settings, cross_entropy, from_labels
+from convert.objective import Settings, cross_entropy, from_labels, schedule
 from convert.quantised import Quantised, round_kernel
 from convert.train import told, validate
 from models import UserError, preprocess
@@ -94,12 +94,9 @@ class FineTuning:
 
         `best` are the scores of the start: where nothing is better, the start stays.
         """
-        warmup = steps // 10
-        schedule = keras.optimizers.schedules.CosineDecay(
-            rate / 10, max(1, steps - warmup), 0.01, warmup_target=rate, warmup_steps=warmup
-        )
-        self.student.compile(optimizer=keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss=self._loss)
-        layers, losses = self.student.get_layer("layers"), list[float]()
+        rates = schedule(rate / 10, rate, steps // 10, steps)
+        self.student.compile(optimizer=keras.optimizers.Adam(rates, global_clipnorm=1.0), loss=self._loss)
+        layers, losses = self.student.get_layer("layers"), []
         kept = layers.arrays()
         bar = tqdm(islice(self._batches(), steps), total=steps, unit="steps", mininterval=_TOLD_EVERY)
         for step, (pixels, labels) in enumerate(bar, 1):
